@@ -6,6 +6,8 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/atomic.h"
+#include "qemu/ctype.h"
 #include "qemu/cutils.h"
 #include "hw/mem/pmem-ha-media.h"
 
