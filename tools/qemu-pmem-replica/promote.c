@@ -1,0 +1,260 @@
+/*
+ * qemu-pmem-replica: promotion
+ *
+ * The steps, and what a crash between them leaves, are specified in
+ * docs/specs/pmem-ha-media.rst.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/util.h"
+#include "qemu/lockable.h"
+#include "qemu/uuid.h"
+#include "hw/mem/pmem-ha-media.h"
+#include "export.h"
+#include "trace.h"
+
+/* A value within an option: commas are doubled. */
+static char *option_value(const char *text)
+{
+    GString *s = g_string_new(NULL);
+
+    for (; *text; text++) {
+        g_string_append_c(s, *text);
+        if (*text == ',') {
+            g_string_append_c(s, ',');
+        }
+    }
+    return g_string_free(s, FALSE);
+}
+
+static void add_arg(strList ***tail, GString *text, const char *arg)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyz"
+                                "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                "0123456789-_=,./:+@%";
+    g_autofree char *quoted = NULL;
+
+    if (strspn(arg, plain) != strlen(arg)) {
+        quoted = g_shell_quote(arg);
+    }
+    g_string_append_printf(text, "%s%s", text->len ? " " : "", quoted ?: arg);
+    QAPI_LIST_APPEND(*tail, g_strdup(arg));
+}
+
+static void set_command_line(ReplicaExport *e, PmemReplicaPromotion *p)
+{
+    const JournalSuper *s = &e->j->super;
+    g_autofree char *uuid = qemu_uuid_unparse_strdup(&s->uuid);
+    g_autofree char *mem = option_value(p->mem_path);
+    g_autofree char *state = option_value(p->state_file);
+    g_autofree char *object = NULL;
+    GString *device = g_string_new(NULL);
+    GString *text = g_string_new(NULL);
+    strList **tail = &p->command_line;
+
+    object = g_strdup_printf("memory-backend-file,id=mem0,mem-path=%s,"
+                             "size=%" PRIu64 ",share=on", mem, s->size);
+    g_string_printf(device, "pmem-ha,id=pm0,memdev=mem0,slot=%" PRIu32,
+                    s->slot);
+    if (s->label_size) {
+        g_string_append_printf(device, ",label-size=%" PRIu64, s->label_size);
+    }
+    g_string_append_printf(device, ",uuid=%s,state-file=%s", uuid, state);
+
+    add_arg(&tail, text, "-object");
+    add_arg(&tail, text, object);
+    add_arg(&tail, text, "-device");
+    add_arg(&tail, text, device->str);
+    p->command_line_text = g_string_free(text, FALSE);
+    g_string_free(device, TRUE);
+}
+
+static PmemReplicaPromotion *result(ReplicaExport *e)
+{
+    const JournalSuper *s = &e->j->super;
+    g_autofree char *real = realpath(e->mem_path, NULL);
+    PmemReplicaPromotion *p = g_new0(PmemReplicaPromotion, 1);
+
+    p->export = g_strdup(e->name);
+    p->generation = s->generation;
+    p->epoch = s->applied;
+    p->mem_path = g_strdup(real ?: e->mem_path);
+    p->state_file = g_strdup(s->state_path);
+    set_command_line(e, p);
+    return p;
+}
+
+/* Step 1.  Both locks held. */
+static bool decide(ReplicaExport *e, const char *state_path, bool force,
+                   Error **errp)
+{
+    JournalSuper s = e->j->super;
+
+    if (!s.have_image) {
+        error_setg(errp, "export '%s' holds no whole image; wait until the "
+                   "first full copy is complete", e->name);
+        return false;
+    }
+    if (e->j->damage && !force) {
+        error_setg(errp, "export '%s' can not be promoted: %s. With 'force', "
+                   "epoch %" PRIu64 " is promoted and what came after it is "
+                   "lost", e->name, e->j->damage, e->j->end.epoch);
+        return false;
+    }
+    journal_abort(e->j);
+    if (!journal_settle(e->j, errp)) {
+        return false;
+    }
+    memmove(&s.history[1], &s.history[0],
+            sizeof(s.history[0]) * (PMEM_HA_STATE_HISTORY - 1));
+    s.history[0] = (PmemHaLineage) { s.generation, e->j->end.epoch };
+    s.generation++;
+    s.promoted = true;
+    g_strlcpy(s.state_path, state_path, sizeof(s.state_path));
+    return journal_write_super(e->j, &s, true, errp);
+}
+
+/* Step 2.  apply_lock held. */
+static bool apply_rest(ReplicaExport *e, const char *state_path, Error **errp)
+{
+    JournalSuper s;
+
+    image_copy_abandon(e->img);
+    if (!export_apply_all(e, errp) || image_sync(e->img, errp) < 0) {
+        return false;
+    }
+    QEMU_LOCK_GUARD(&e->lock);
+    s = e->j->super;
+    s.applied = e->j->end.epoch;
+    s.salt = journal_new_salt();
+    g_strlcpy(s.state_path, state_path, sizeof(s.state_path));
+    if (!journal_write_super(e->j, &s, false, errp)) {
+        return false;
+    }
+    journal_restart_log(e->j);
+    e->applied = journal_base(e->j);
+    e->applied_epoch = e->applied.epoch;
+    return true;
+}
+
+/* Step 3. */
+static bool write_state(ReplicaExport *e, PmemHaStateFile *f, Error **errp)
+{
+    const JournalSuper *s = &e->j->super;
+    PmemHaStateRecord rec = {
+        .uuid = s->uuid,
+        .size = s->size,
+        .generation = s->generation,
+        .captured = s->applied,
+        .acked = s->applied,
+        .clean = true,
+    };
+
+    memcpy(rec.history, s->history, sizeof(rec.history));
+    return image_digest(e->img, rec.digest, errp) &&
+           pmem_ha_state_boot_id(&rec.boot_id, errp) &&
+           pmem_ha_state_write(f, &rec, true, errp);
+}
+
+/*
+ * Before anything is decided: can the state file be written, and is it not
+ * that of another device?
+ */
+static PmemHaStateFile *open_state(ReplicaExport *e, const char *path,
+                                   Error **errp)
+{
+    PmemHaStateRecord rec;
+    PmemHaStateFile *f;
+    bool found;
+
+    if (strlen(path) > JOURNAL_MAX_PATH) {
+        error_setg(errp, "path of state-file '%s' is longer than %d bytes",
+                   path, JOURNAL_MAX_PATH);
+        return NULL;
+    }
+    f = pmem_ha_state_open(path, &rec, &found, errp);
+    if (f && found && !qemu_uuid_is_equal(&rec.uuid, &e->j->super.uuid)) {
+        g_autofree char *uuid = qemu_uuid_unparse_strdup(&rec.uuid);
+
+        error_setg(errp, "state-file '%s' belongs to the device with uuid %s; "
+                   "name another one", path, uuid);
+        pmem_ha_state_close(f);
+        return NULL;
+    }
+    return f;
+}
+
+/* Both locks held; drops neither.  Returns: the path to use, or NULL. */
+static char *choose_state_path(ReplicaExport *e, const char *asked)
+{
+    if (asked) {
+        return g_canonicalize_filename(asked, NULL);
+    }
+    if (e->j->super.promoted && *e->j->super.state_path) {
+        return g_strdup(e->j->super.state_path);
+    }
+    return g_strdup_printf("%s.state", e->img->path);
+}
+
+PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
+                                     bool force, Error **errp)
+{
+    PmemReplicaPromotion *p = NULL;
+    PmemHaStateFile *f = NULL;
+    g_autofree char *path = NULL;
+
+    QEMU_LOCK_GUARD(&e->apply_lock);
+
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        if (!e->img) {
+            return result(e);
+        }
+        path = choose_state_path(e, state_file);
+        if (!e->j->super.promoted) {
+            if (!e->j->super.have_image) {
+                decide(e, path, force, errp);
+                return NULL;
+            }
+            f = open_state(e, path, errp);
+            if (!f || !decide(e, path, force, errp)) {
+                goto out;
+            }
+            if (e->conn) {
+                conn_kick(e->conn);
+            }
+            e->copying = false;
+            e->copy_epoch_open = false;
+            export_announce(e, "promoted by command");
+        } else {
+            f = open_state(e, path, errp);
+            if (!f) {
+                goto out;
+            }
+        }
+    }
+    pmem_ha_crash_point("promote-decided");
+
+    if (!apply_rest(e, path, errp)) {
+        goto out;
+    }
+    pmem_ha_crash_point("promote-applied");
+    if (!write_state(e, f, errp)) {
+        goto out;
+    }
+    pmem_ha_crash_point("promote-state");
+    if (!image_unmark(e->img, errp)) {
+        goto out;
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        p = result(e);
+        image_close(g_steal_pointer(&e->img));
+    }
+    trace_pmem_replica_promoted(e->name, p->generation, p->epoch);
+
+out:
+    pmem_ha_state_close(f);
+    return p;
+}

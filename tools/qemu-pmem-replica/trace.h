@@ -1,0 +1,1 @@
+#include "trace/trace-tools_qemu_pmem_replica.h"
