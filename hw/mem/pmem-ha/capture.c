@@ -1,0 +1,267 @@
+/*
+ * pmem-ha: take an epoch out of guest memory
+ *
+ * Everything here that reads dirty bits runs with no vCPU in guest code: a
+ * store that is under way when a bit is cleared would be lost otherwise.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "qemu/bitmap.h"
+#include "cpu.h"
+#include "exec/ram_addr.h"
+#include "exec/ramlist.h"
+#include "hw/core/cpu.h"
+#include "system/tcg.h"
+#include "internal.h"
+#include "trace.h"
+
+/* How often a held capture looks whether it must let go. */
+#define DIRECT_POLL_MS 20
+
+void pmem_ha_track(PmemHaDevice *s, bool on)
+{
+    /* The backend's own region: the DIMM's is an alias of its first part. */
+    memory_region_set_log(s->mr, on, DIRTY_MEMORY_PMEM_HA);
+}
+
+void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length)
+{
+    cpu_physical_memory_set_dirty_range(memory_region_get_ram_addr(s->mr) +
+                                        offset, length,
+                                        1 << DIRTY_MEMORY_PMEM_HA);
+}
+
+static void add_page(GArray *ranges, uint64_t offset)
+{
+    PmemHaRange r = { offset, TARGET_PAGE_SIZE };
+
+    if (ranges->len) {
+        PmemHaRange *last = &g_array_index(ranges, PmemHaRange,
+                                           ranges->len - 1);
+
+        if (last->offset + last->length == offset) {
+            last->length += TARGET_PAGE_SIZE;
+            return;
+        }
+    }
+    g_array_append_val(ranges, r);
+}
+
+static void add_word(GArray *ranges, uint64_t offset, unsigned long word)
+{
+    while (word) {
+        add_page(ranges, offset + ((uint64_t)ctzl(word) << TARGET_PAGE_BITS));
+        word &= word - 1;
+    }
+}
+
+/*
+ * Dirty bits by TCG and by devices: own bitmap, a word at a time, then one
+ * TLB reset for the span (per page it costs 5 ms for 1,024 pages).
+ */
+static GArray *take_dirty_bitmap(PmemHaDevice *s)
+{
+    ram_addr_t start = memory_region_get_ram_addr(s->mr);
+    unsigned long page = start >> TARGET_PAGE_BITS;
+    unsigned long end = (start + s->size) >> TARGET_PAGE_BITS;
+    unsigned long first = page;
+    GArray *ranges = g_array_new(false, false, sizeof(PmemHaRange));
+    DirtyMemoryBlocks *blocks;
+
+    RCU_READ_LOCK_GUARD();
+    blocks = qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_PMEM_HA]);
+    while (page < end) {
+        unsigned long *block = blocks->blocks[page / DIRTY_MEMORY_BLOCK_SIZE];
+        unsigned long bit = page % DIRTY_MEMORY_BLOCK_SIZE;
+        unsigned long num = MIN(BITS_PER_LONG - bit % BITS_PER_LONG,
+                                end - page);
+        unsigned long mask = MAKE_64BIT_MASK(bit % BITS_PER_LONG, num);
+        unsigned long *word = &block[BIT_WORD(bit)];
+
+        if (qatomic_read(word) & mask) {
+            unsigned long old = qatomic_fetch_and(word, ~mask) & mask;
+
+            add_word(ranges,
+                     (uint64_t)((page & ~(unsigned long)(BITS_PER_LONG - 1)) -
+                                first) << TARGET_PAGE_BITS, old);
+        }
+        page += num;
+    }
+    if (ranges->len) {
+        PmemHaRange *lo = &g_array_index(ranges, PmemHaRange, 0);
+        PmemHaRange *hi = &g_array_index(ranges, PmemHaRange, ranges->len - 1);
+
+        cpu_physical_memory_dirty_bits_cleared(start + lo->offset,
+                                               hi->offset + hi->length -
+                                               lo->offset);
+    }
+    return ranges;
+}
+
+/* Dirty bits that the accelerator keeps: they must be fetched first. */
+static GArray *take_dirty_log(PmemHaDevice *s)
+{
+    GArray *ranges = g_array_new(false, false, sizeof(PmemHaRange));
+    g_autofree DirtyBitmapSnapshot *snap = NULL;
+    bool locked = bql_locked();
+    uint64_t offset;
+
+    /*
+     * The section is exclusive, so whoever holds the BQL now does not wait
+     * for us: see the order of locks in docs/devel/pmem-ha.rst.
+     */
+    if (!locked) {
+        bql_lock();
+    }
+    snap = memory_region_snapshot_and_clear_dirty(s->mr, 0, s->size,
+                                                  DIRTY_MEMORY_PMEM_HA);
+    if (!locked) {
+        bql_unlock();
+    }
+    for (offset = 0; offset < s->size; offset += TARGET_PAGE_SIZE) {
+        if (memory_region_snapshot_get_dirty(s->mr, snap, offset,
+                                             TARGET_PAGE_SIZE)) {
+            add_page(ranges, offset);
+        }
+    }
+    return ranges;
+}
+
+static GArray *take_dirty(PmemHaDevice *s)
+{
+    return tcg_enabled() ? take_dirty_bitmap(s) : take_dirty_log(s);
+}
+
+void pmem_ha_clear_all(PmemHaDevice *s)
+{
+    g_array_unref(take_dirty(s));
+}
+
+void pmem_ha_epoch_free(PmemHaEpoch *e)
+{
+    if (e) {
+        g_array_unref(e->ranges);
+        g_free(e);
+    }
+}
+
+static PmemHaEpoch *take_epoch(PmemHaDevice *s)
+{
+    PmemHaEpoch *e = g_new0(PmemHaEpoch, 1);
+    uint8_t *to = s->staging;
+    unsigned i;
+
+    e->ranges = take_dirty(s);
+    e->captured_ns = get_clock_realtime();
+    for (i = 0; i < e->ranges->len; i++) {
+        e->bytes += g_array_index(e->ranges, PmemHaRange, i).length;
+    }
+    e->direct = e->bytes > s->staging_size;
+    for (i = 0; i < e->ranges->len && !e->direct; i++) {
+        PmemHaRange *r = &g_array_index(e->ranges, PmemHaRange, i);
+
+        memcpy(to, s->ram + r->offset, r->length);
+        to += r->length;
+    }
+    return e;
+}
+
+/*
+ * Nothing was dirty, and all that was captured is acknowledged: the flushes
+ * that this capture covers are satisfied as they are.
+ */
+static void satisfy_without_epoch_locked(PmemHaDevice *s)
+{
+    unsigned i;
+
+    for (i = 0; i < s->waiters->len; i++) {
+        PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+        if (w->target > s->rec.captured) {
+            w->target--;
+        }
+    }
+    pmem_ha_release_locked(s);
+}
+
+/*
+ * The content does not fit: the vCPUs stay where they are until it is sent.
+ * Not for the price of a hang: whoever wants them to stop gets them, and the
+ * epoch is cancelled.
+ */
+static void hold_locked(PmemHaDevice *s, CPUState *cpu)
+{
+    while (s->direct_hold) {
+        qemu_cond_timedwait(&s->settled, &s->lock, DIRECT_POLL_MS);
+        if (s->direct_hold && (s->quit || (cpu && qatomic_read(&cpu->stop)))) {
+            s->direct_hold = false;
+            s->direct_cancel = true;
+        }
+    }
+}
+
+static void capture(PmemHaDevice *s, CPUState *cpu)
+{
+    int64_t start = get_clock();
+    PmemHaEpoch *e;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->capture_queued = false;
+        if (!s->link_ready || s->epoch) {
+            return;
+        }
+        s->capturing = true;
+        s->want_epoch = false;
+    }
+
+    e = take_epoch(s);
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->capturing = false;
+        if (!e->bytes && !s->copy_running) {
+            pmem_ha_epoch_free(e);
+            satisfy_without_epoch_locked(s);
+            pmem_ha_kick_capture_locked(s);
+            return;
+        }
+        e->number = ++s->rec.captured;
+        s->epoch = e;
+        s->epoch_ready = true;
+        s->direct_hold = e->direct;
+        s->direct_cancel = false;
+        trace_pmem_ha_capture(s->name, e->number, e->ranges->len, e->bytes,
+                              e->direct);
+        qemu_cond_signal(&s->work);
+        hold_locked(s, cpu);
+        pmem_ha_histogram_add(&s->capture_us,
+                              (get_clock() - start) / SCALE_US);
+    }
+}
+
+void pmem_ha_capture_work(CPUState *cpu, run_on_cpu_data data)
+{
+    PmemHaDevice *s = data.host_ptr;
+
+    capture(s, cpu);
+    object_unref(OBJECT(s));
+}
+
+void pmem_ha_capture_paused(PmemHaDevice *s)
+{
+    capture(s, NULL);
+}
+
+void pmem_ha_clear_work(CPUState *cpu, run_on_cpu_data data)
+{
+    PmemHaDevice *s = data.host_ptr;
+
+    pmem_ha_clear_all(s);
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->clearing = false;
+        qemu_cond_broadcast(&s->settled);
+    }
+    object_unref(OBJECT(s));
+}

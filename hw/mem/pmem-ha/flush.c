@@ -1,0 +1,145 @@
+/*
+ * pmem-ha: flushes that wait for their epoch
+ *
+ * A vCPU whose flush waits sleeps as if it were halted, with the BQL free,
+ * and still serves its work queue.  Waiting in the MMIO handler or in a work
+ * item instead hangs "stop" and every caller of run_on_cpu().
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/main-loop.h"
+#include "exec/cpu-common.h"
+#include "hw/core/cpu.h"
+#include "internal.h"
+#include "trace.h"
+
+/* In the vCPU's own thread, with the BQL: nobody races with its flag. */
+static void pmem_ha_unblock_work(CPUState *cpu, run_on_cpu_data data)
+{
+    PmemHaDevice *s = data.host_ptr;
+    bool found = false;
+    unsigned i;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        for (i = 0; i < s->waiters->len; i++) {
+            PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+            /* A stale item must not release a later flush of this vCPU. */
+            if (w->cpu == cpu && w->target <= s->rec.acked) {
+                uint64_t us = (get_clock_realtime() - w->since_ns) / SCALE_US;
+
+                pmem_ha_histogram_add(&s->flush_us, us);
+                trace_pmem_ha_flush_done(s->name, cpu->cpu_index, w->target,
+                                         us);
+                g_array_remove_index_fast(s->waiters, i);
+                found = true;
+                break;
+            }
+        }
+    }
+    if (found) {
+        cpu->flush_blocked = false;
+        object_unref(OBJECT(cpu));
+    }
+    object_unref(OBJECT(s));
+}
+
+void pmem_ha_release_locked(PmemHaDevice *s)
+{
+    bool waiting = false;
+    unsigned i;
+
+    for (i = 0; i < s->waiters->len; i++) {
+        PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+        if (w->target > s->rec.acked) {
+            waiting = true;
+        } else if (!w->releasing) {
+            w->releasing = true;
+            object_ref(OBJECT(s));
+            async_run_on_cpu(w->cpu, pmem_ha_unblock_work,
+                             RUN_ON_CPU_HOST_PTR(s));
+        }
+    }
+    if (!waiting && s->stalled) {
+        pmem_ha_stall_settle(s);
+    }
+}
+
+void pmem_ha_kick_capture_locked(PmemHaDevice *s)
+{
+    CPUState *cpu = current_cpu;
+
+    if (!s->link_ready || s->epoch || s->capture_queued || s->capturing ||
+        !(s->waiters->len || s->want_epoch || s->copy_running)) {
+        return;
+    }
+    if (!cpu) {
+        /* The first vCPU is never unplugged on these machines. */
+        RCU_READ_LOCK_GUARD();
+        cpu = first_cpu;
+    }
+    s->capture_queued = true;
+    object_ref(OBJECT(s));
+    async_safe_run_on_cpu(cpu, pmem_ha_capture_work, RUN_ON_CPU_HOST_PTR(s));
+}
+
+void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
+{
+    PmemHaWaiter w = {
+        .cpu = cpu,
+        .since_ns = get_clock_realtime(),
+    };
+    bool wait = cpu;
+
+    assert(bql_locked());
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->flushes++;
+        s->last_flush_ns = w.since_ns;
+        if (!s->replica) {
+            return;
+        }
+        if (s->mode == PMEM_HA_MODE_ASYNC) {
+            wait &= (s->epoch ? s->epoch->bytes : 0) > s->max_lag ||
+                    !s->link_ready;
+        }
+        if (wait) {
+            /* What is being captured now may have passed our pages (I2). */
+            w.target = s->rec.captured + (s->capturing ? 2 : 1);
+            object_ref(OBJECT(cpu));
+            g_array_append_val(s->waiters, w);
+            cpu->flush_blocked = true;
+        } else {
+            s->want_epoch = true;
+        }
+        trace_pmem_ha_flush(s->name, cpu ? cpu->cpu_index : -1, w.target);
+        pmem_ha_kick_capture_locked(s);
+    }
+    if (wait) {
+        pmem_ha_stall_arm(s);
+        /* Leave guest code even if the capture is already under way. */
+        qemu_cpu_kick(cpu);
+    }
+}
+
+void pmem_ha_drop_waiters(PmemHaDevice *s)
+{
+    assert(bql_locked());
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        unsigned i;
+
+        for (i = 0; i < s->waiters->len; i++) {
+            PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+            trace_pmem_ha_flush_dropped(s->name, w->cpu->cpu_index, w->target);
+            w->cpu->flush_blocked = false;
+            object_unref(OBJECT(w->cpu));
+        }
+        g_array_set_size(s->waiters, 0);
+        pmem_ha_release_locked(s);
+    }
+}

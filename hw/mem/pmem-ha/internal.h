@@ -1,0 +1,279 @@
+/*
+ * pmem-ha: what the files of the device share
+ *
+ * Design, invariants and the order of locks: docs/devel/pmem-ha.rst.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_MEM_PMEM_HA_INTERNAL_H
+#define HW_MEM_PMEM_HA_INTERNAL_H
+
+#include "hw/mem/nvdimm.h"
+#include "hw/mem/pmem-ha.h"
+#include "hw/mem/pmem-ha-state.h"
+#include "hw/mem/pmem-ha-wire.h"
+#include "io/channel.h"
+#include "qapi/qapi-types-pmem-ha.h"
+#include "qapi/qapi-types-pmem-replica.h"
+#include "qemu/notify.h"
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+#include "qemu/timer.h"
+#include "histogram.h"
+
+/* A flush that waits longer than this pauses the guest. */
+#define PMEM_HA_STALL_MS        1000
+/* How long the end of QEMU waits for a last epoch. */
+#define PMEM_HA_FINISH_MS       2000
+/* An idle link is tried this often. */
+#define PMEM_HA_PING_MS         1000
+/* Pause between two attempts to connect. */
+#define PMEM_HA_RECONNECT_MS    200
+
+/* Bytes of guest memory: [offset, offset + length) of the backend. */
+typedef struct PmemHaRange {
+    uint64_t offset;
+    uint64_t length;
+} PmemHaRange;
+
+/* The epoch under way; there is at most one (I1). */
+typedef struct PmemHaEpoch {
+    uint64_t number;
+    GArray *ranges;             /* of PmemHaRange, ascending, disjoint */
+    uint64_t bytes;             /* sum of their lengths */
+    int64_t captured_ns;        /* QEMU_CLOCK_REALTIME */
+    /*
+     * Where the content is: packed in the staging buffer, in the order of
+     * the ranges; or (direct) still in guest memory, with the vCPUs held.
+     */
+    bool direct;
+} PmemHaEpoch;
+
+typedef struct PmemHaWaiter {
+    CPUState *cpu;              /* referenced; blocked until released */
+    uint64_t target;            /* epoch that satisfies it */
+    int64_t since_ns;           /* QEMU_CLOCK_REALTIME */
+    bool releasing;             /* work that lets it go is queued */
+} PmemHaWaiter;
+
+/* One connection; used by the replicator thread only, but for shutdown. */
+typedef struct PmemHaLink {
+    QIOChannel *ioc;            /* NULL: not connected */
+    int fd;                     /* of the socket below it; not owned */
+    uint64_t tx_seq;
+    uint64_t rx_seq;
+    int refusal;                /* PmemHaRefusal, or 0 */
+    uint64_t fenced_by;         /* generation of a FENCED, or 0 */
+} PmemHaLink;
+
+struct PmemReplica {
+    Object parent_obj;
+
+    /* properties; constant once a device uses the object */
+    SocketAddress *addr;
+    char *export;
+    char *tls_creds_id;
+    char *tls_hostname;
+    PmemReplicaTransport transport;
+    uint32_t connect_timeout_ms;
+    uint32_t link_timeout_ms;
+};
+
+struct PmemHaDevice {
+    NVDIMMDevice parent_obj;
+
+    /* properties; constant after realize */
+    PmemReplica *replica;       /* NULL: standalone */
+    char *state_path;
+    PmemHaMode mode;
+    PmemHaAck ack;
+    PmemHaLinkLoss on_link_loss;
+    uint64_t max_lag;           /* bytes, asynchronous mode */
+    uint64_t staging_size;      /* bytes */
+    bool flush_track_insn;
+    char *consistency_group;
+
+    /* constant after realize */
+    char *name;                 /* for people and events */
+    char *export;
+    char *peer;                 /* address of the replica as text */
+    MemoryRegion *mr;           /* the backend's own region, labels included */
+    uint8_t *ram;
+    uint64_t size;
+    int slot;
+    int image_fd;               /* holds the lock of the backing file; or -1 */
+    bool backing_is_pmem;
+    uint8_t *staging;           /* mmap of staging_size bytes */
+    uint64_t instance;
+    Error *migration_blocker;
+    Notifier exit_notifier;
+    QTAILQ_ENTRY(PmemHaDevice) next;    /* BQL */
+    bool realized_ha;
+
+    /* BQL */
+    QEMUTimer *stall_timer;     /* QEMU_CLOCK_REALTIME */
+    QEMUBH *settle_bh;          /* main loop looks at stop_vm and resume_vm */
+    bool paused_by_us;
+    VMChangeStateEntry *vmstate;
+
+    QemuThread thread;          /* the replicator */
+    QemuMutex lock;             /* a leaf; guards all that follows */
+    QemuCond work;              /* for the replicator */
+    QemuCond settled;           /* for those who wait for the replicator */
+
+    PmemHaState link_state;     /* all but stalled and lagging */
+    PmemHaState shown;          /* last state announced */
+    bool stalled;
+    bool link_ready;            /* epochs may be captured */
+    bool stop_vm;               /* lost the right to write */
+    bool quit;
+    bool thread_done;
+    Error *last_error;
+    PmemHaStateFile *state_file;
+    PmemHaStateRecord rec;      /* what is, or is about to be, in the file */
+    bool proof_equal;           /* the backing is as of rec.captured */
+    bool proof_lineage;         /* rec speaks for the backing */
+    bool synced;                /* the replica is at rec.acked, see I3 */
+    bool greeted;               /* a handshake was acceptable */
+
+    GArray *waiters;            /* of PmemHaWaiter */
+    bool capture_queued;
+    bool capturing;
+    bool want_epoch;            /* a flush that nobody waits for */
+    bool copy_running;          /* the next epoch completes a copy */
+    bool clearing;              /* pmem_ha_clear_work() is queued */
+    PmemHaEpoch *epoch;         /* under way, or NULL */
+    bool epoch_ready;           /* and not yet taken by the replicator */
+    bool direct_hold;           /* vCPUs are held until its content is sent */
+    bool direct_cancel;         /* it must not COMMIT: the vCPUs went on */
+    PmemHaLink link;
+
+    /* statistics */
+    uint64_t flushes;
+    int64_t last_flush_ns;
+    uint64_t wire_bytes;
+    uint64_t reconnects;
+    uint64_t resync_remaining;
+    PmemHaHistogram flush_us;
+    PmemHaHistogram capture_us;
+};
+
+/*
+ * flush.c: flushes that wait
+ */
+
+/*
+ * A flush by @cpu (NULL: nobody waits).  Called with the BQL, by the thread
+ * of @cpu when there is one.  Returns at once; the vCPU is blocked until its
+ * epoch is acknowledged.
+ */
+void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu);
+
+/* Queue a capture if one is due and can be made.  Any thread, lock held. */
+void pmem_ha_kick_capture_locked(PmemHaDevice *s);
+
+/* Let the flushes go whose epoch is acknowledged.  Any thread, lock held. */
+void pmem_ha_release_locked(PmemHaDevice *s);
+
+/* Forget all flushes (system reset).  BQL. */
+void pmem_ha_drop_waiters(PmemHaDevice *s);
+
+/*
+ * stall.c: what the main loop does to the guest
+ */
+void pmem_ha_stall_init(PmemHaDevice *s);
+void pmem_ha_stall_cleanup(PmemHaDevice *s);
+/* A flush began to wait.  BQL. */
+void pmem_ha_stall_arm(PmemHaDevice *s);
+/* No flush waits any more, or the right to write is lost.  Any thread. */
+void pmem_ha_stall_settle(PmemHaDevice *s);
+
+/* The state that users see.  Lock held. */
+PmemHaState pmem_ha_state_locked(PmemHaDevice *s);
+/*
+ * Announce the state if it is not the one announced last; @reason may be
+ * NULL.  Any thread, lock held (the event's own locks nest inside).
+ */
+void pmem_ha_announce_locked(PmemHaDevice *s, const char *reason);
+
+/*
+ * capture.c: dirty bits and the exclusive section
+ */
+
+/* Exclusive work: take an epoch.  data.host_ptr is the referenced device. */
+void pmem_ha_capture_work(CPUState *cpu, run_on_cpu_data data);
+/* Exclusive work: forget which pages are dirty, a full copy starts. */
+void pmem_ha_clear_work(CPUState *cpu, run_on_cpu_data data);
+/* With all vCPUs paused: take an epoch from the main thread.  BQL. */
+void pmem_ha_capture_paused(PmemHaDevice *s);
+/* Start and end tracking.  BQL. */
+void pmem_ha_track(PmemHaDevice *s, bool on);
+/* Mark ranges dirty again.  Any thread. */
+void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length);
+/* Before the guest has run: nothing is dirty.  BQL. */
+void pmem_ha_clear_all(PmemHaDevice *s);
+
+void pmem_ha_epoch_free(PmemHaEpoch *e);
+
+/*
+ * link.c: one connection, blocking; replicator thread
+ */
+bool pmem_ha_link_open(PmemHaDevice *s, Error **errp);
+void pmem_ha_link_close(PmemHaDevice *s);
+/* Make a blocked call on the link fail.  Any thread, lock held. */
+void pmem_ha_link_shutdown_locked(PmemHaDevice *s);
+bool pmem_ha_link_send(PmemHaDevice *s, PmemHaMsg *msgs,
+                       void *const *payloads, size_t n, Error **errp);
+/*
+ * Receive one message; @payload holds PMEM_HA_WIRE_MAX_TEXT bytes.  FENCED,
+ * REFUSE and FAIL are errors; the link then says which (link.fenced_by,
+ * link.refusal).
+ */
+bool pmem_ha_link_recv(PmemHaDevice *s, PmemHaMsg *m, void *payload,
+                       Error **errp);
+
+/*
+ * replicator.c: the thread that talks to the replica
+ */
+void pmem_ha_replicator_start(PmemHaDevice *s);
+/* Wait for the first handshake's outcome.  BQL; see connect-timeout-ms. */
+bool pmem_ha_replicator_wait(PmemHaDevice *s, Error **errp);
+
+/* send.c: content of epochs and copies.  Replicator thread. */
+bool pmem_ha_send_epoch(PmemHaDevice *s, PmemHaEpoch *e, bool completes_copy,
+                        Error **errp);
+bool pmem_ha_send_copy(PmemHaDevice *s, Error **errp);
+
+/*
+ * lifecycle.c: what is proved at the start and kept at the end
+ */
+bool pmem_ha_prove(PmemHaDevice *s, Error **errp);
+/*
+ * What a replica's WELCOME means.  Lock held.
+ */
+typedef enum PmemHaVerdict {
+    PMEM_HA_VERDICT_EQUAL,      /* go on */
+    PMEM_HA_VERDICT_COPY,       /* a full copy is needed, and is safe */
+    PMEM_HA_VERDICT_REFUSE,     /* it could lose what the replica holds */
+} PmemHaVerdict;
+PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
+                                   Error **errp);
+/* Lock the backing file; refuse an image that a replica holds. */
+bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp);
+/* The guest may run: what the state file proves is no longer so. */
+bool pmem_ha_begin(PmemHaDevice *s, Error **errp);
+/* QEMU ends: last epoch, digest, clean mark.  BQL, vCPUs paused. */
+void pmem_ha_finish(PmemHaDevice *s);
+
+/* hint.c: the flush hint's MMIO page.  BQL. */
+bool pmem_ha_hint_add(PmemHaDevice *s, Error **errp);
+void pmem_ha_hint_remove(PmemHaDevice *s);
+void pmem_ha_build_nfit(NVDIMMDevice *nvdimm, uint32_t handle,
+                        GArray *structures);
+
+/* qmp.c: devices that are realized, in no order.  BQL. */
+void pmem_ha_register(PmemHaDevice *s);
+void pmem_ha_unregister(PmemHaDevice *s);
+
+#endif

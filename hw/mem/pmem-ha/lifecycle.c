@@ -1,0 +1,323 @@
+/*
+ * pmem-ha: what is proved at the start, and what is kept at the end
+ *
+ * The table of cases is in docs/devel/pmem-ha.rst, "Proof at the start".
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "crypto/hash.h"
+#include "hw/mem/pc-dimm.h"
+#include "system/hostmem.h"
+#include "system/runstate.h"
+#include "internal.h"
+#include "trace.h"
+
+#define DIGEST_CHUNK (16 * MiB)
+
+static const char *backing_path(PmemHaDevice *s, char **alloc)
+{
+    Object *backend = OBJECT(PC_DIMM(s)->hostmem);
+
+    if (!object_property_find(backend, "mem-path")) {
+        return NULL;
+    }
+    *alloc = object_property_get_str(backend, "mem-path", NULL);
+    return *alloc;
+}
+
+bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp)
+{
+    g_autofree char *alloc = NULL;
+    g_autofree char *marker = NULL;
+    const char *path = backing_path(s, &alloc);
+    int ret;
+
+    if (!path) {
+        return true;
+    }
+    marker = g_strdup_printf("%s.replica", path);
+    if (access(marker, F_OK) == 0) {
+        error_setg(errp, "pmem-ha device '%s': mem-path '%s' is the image of a "
+                   "replica (%s exists)", s->name, path, marker);
+        error_append_hint(errp, "Promote it first: qemu-pmemctl promote.\n");
+        return false;
+    }
+    s->image_fd = qemu_open(path, O_RDWR, errp);
+    if (s->image_fd < 0) {
+        error_prepend(errp, "pmem-ha device '%s': ", s->name);
+        return false;
+    }
+    ret = qemu_lock_fd(s->image_fd, 0, 0, true);
+    if (ret < 0) {
+        error_setg(errp, "pmem-ha device '%s': mem-path '%s' is in use by "
+                   "another QEMU or by a replica (%s)", s->name, path,
+                   strerror(-ret));
+        error_append_hint(errp, "Stop the other user, or promote the "
+                          "replica that holds it.\n");
+        close(s->image_fd);
+        s->image_fd = -1;
+        return false;
+    }
+    return true;
+}
+
+static bool digest_of_memory(PmemHaDevice *s, uint8_t *digest, Error **errp)
+{
+    g_autoptr(QCryptoHash) hash = NULL;
+    g_autofree uint8_t *result = NULL;
+    size_t len = 0;
+    uint64_t done;
+
+    hash = qcrypto_hash_new(QCRYPTO_HASH_ALGO_SHA256, errp);
+    if (!hash) {
+        return false;
+    }
+    for (done = 0; done < s->size; done += DIGEST_CHUNK) {
+        struct iovec iov = {
+            s->ram + done, MIN(s->size - done, DIGEST_CHUNK)
+        };
+
+        if (qcrypto_hash_updatev(hash, &iov, 1, errp) < 0) {
+            return false;
+        }
+    }
+    if (qcrypto_hash_finalize_bytes(hash, &result, &len, errp) < 0) {
+        return false;
+    }
+    memcpy(digest, result, MIN(len, PMEM_HA_STATE_DIGEST));
+    return true;
+}
+
+static bool check_record(PmemHaDevice *s, Error **errp)
+{
+    NVDIMMDevice *nvdimm = NVDIMM(s);
+    uint8_t digest[PMEM_HA_STATE_DIGEST];
+    QemuUUID boot_id;
+
+    if (s->rec.size != s->size) {
+        error_setg(errp, "pmem-ha device '%s': memdev has %" PRIu64 " bytes, "
+                   "state-file '%s' belongs to %" PRIu64 " bytes", s->name,
+                   s->size, s->state_path, s->rec.size);
+        return false;
+    }
+    if (!qemu_uuid_is_null(&nvdimm->uuid) &&
+        !qemu_uuid_is_equal(&nvdimm->uuid, &s->rec.uuid)) {
+        g_autofree char *have = qemu_uuid_unparse_strdup(&nvdimm->uuid);
+        g_autofree char *file = qemu_uuid_unparse_strdup(&s->rec.uuid);
+
+        error_setg(errp, "pmem-ha device '%s': uuid is %s, state-file '%s' "
+                   "belongs to %s", s->name, have, s->state_path, file);
+        return false;
+    }
+    if (!pmem_ha_state_boot_id(&boot_id, errp)) {
+        return false;
+    }
+    s->proof_lineage = s->rec.clean || s->backing_is_pmem ||
+                       qemu_uuid_is_equal(&boot_id, &s->rec.boot_id);
+    if (!s->rec.clean) {
+        return true;
+    }
+    if (!digest_of_memory(s, digest, errp)) {
+        return false;
+    }
+    if (memcmp(digest, s->rec.digest, sizeof(digest))) {
+        error_setg(errp, "pmem-ha device '%s': the memory backend does not "
+                   "hold what state-file '%s' recorded at epoch %" PRIu64
+                   " of generation %" PRIu64 "; nothing was changed", s->name,
+                   s->state_path, s->rec.captured, s->rec.generation);
+        error_append_hint(errp, "Is it an older copy?  Put the right file "
+                          "back, or promote the replica.\n");
+        return false;
+    }
+    s->proof_equal = s->rec.captured == s->rec.acked;
+    return true;
+}
+
+bool pmem_ha_prove(PmemHaDevice *s, Error **errp)
+{
+    NVDIMMDevice *nvdimm = NVDIMM(s);
+    bool found;
+
+    s->backing_is_pmem = object_property_get_bool(OBJECT(PC_DIMM(s)->hostmem),
+                                                  "pmem", NULL);
+    if (!s->state_path) {
+        if (s->replica) {
+            error_setg(errp, "pmem-ha device '%s': property 'state-file' is "
+                       "required with property 'replica'", s->name);
+            return false;
+        }
+        s->rec.generation = 1;
+        s->rec.uuid = nvdimm->uuid;
+        return true;
+    }
+    s->state_file = pmem_ha_state_open(s->state_path, &s->rec, &found, errp);
+    if (!s->state_file) {
+        error_prepend(errp, "pmem-ha device '%s': ", s->name);
+        return false;
+    }
+    if (found) {
+        if (!check_record(s, errp)) {
+            return false;
+        }
+    } else {
+        memset(&s->rec, 0, sizeof(s->rec));
+        s->rec.generation = 1;
+        s->rec.size = s->size;
+        s->rec.uuid = nvdimm->uuid;
+        if (qemu_uuid_is_null(&s->rec.uuid)) {
+            qemu_uuid_generate(&s->rec.uuid);
+        }
+    }
+    /* From here on "acked" means: what this process may fall back to. */
+    s->rec.acked = s->rec.captured;
+    return true;
+}
+
+PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
+                                   Error **errp)
+{
+    PmemHaEpoch *e = s->epoch;
+
+    if (e) {
+        s->epoch = NULL;
+        if (w->have_image && w->generation == s->rec.generation &&
+            w->epoch == e->number) {
+            /* Only its acknowledgement was lost. */
+            s->rec.acked = e->number;
+            s->synced = true;
+        } else {
+            unsigned i;
+
+            for (i = 0; i < e->ranges->len; i++) {
+                PmemHaRange *r = &g_array_index(e->ranges, PmemHaRange, i);
+
+                pmem_ha_mark_dirty(s, r->offset, r->length);
+            }
+            s->rec.captured = s->rec.acked;
+            s->want_epoch = true;
+        }
+        pmem_ha_epoch_free(e);
+    }
+
+    if (!w->have_image) {
+        return PMEM_HA_VERDICT_COPY;
+    }
+    if (s->synced && w->generation == s->rec.generation &&
+        w->epoch == s->rec.acked) {
+        return PMEM_HA_VERDICT_EQUAL;
+    }
+    if (s->proof_equal && w->generation == s->rec.generation &&
+        w->epoch == s->rec.captured) {
+        s->synced = true;
+        return PMEM_HA_VERDICT_EQUAL;
+    }
+    if ((s->proof_lineage || s->synced) &&
+        pmem_ha_state_holds(&s->rec, w->generation, w->epoch)) {
+        return PMEM_HA_VERDICT_COPY;
+    }
+    error_setg(errp, "replica '%s' at %s holds epoch %" PRIu64 " of "
+               "generation %" PRIu64 ", and state-file '%s' proves %s%" PRIu64
+               " of generation %" PRIu64 ": this primary can not show that it "
+               "has what the replica acknowledged; nothing was overwritten. "
+               "Promote the replica, or put the newest backing file and "
+               "state file back", s->export, s->peer, w->epoch,
+               w->generation, s->state_path,
+               s->proof_lineage ? "epoch " : "nothing (host restarted, or no "
+               "record) about epoch ", s->rec.captured, s->rec.generation);
+    return PMEM_HA_VERDICT_REFUSE;
+}
+
+bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
+{
+    if (!s->state_file) {
+        return true;
+    }
+    if (!s->replica) {
+        /* What the guest does now, no replica will have seen. */
+        s->rec.captured++;
+        s->rec.acked = s->rec.captured;
+    }
+    s->rec.clean = false;
+    return pmem_ha_state_boot_id(&s->rec.boot_id, errp) &&
+           pmem_ha_state_write(s->state_file, &s->rec, true, errp);
+}
+
+/* Bytes that the replica does not have; waits for a last epoch. */
+static uint64_t drain(PmemHaDevice *s)
+{
+    int64_t deadline = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                       PMEM_HA_FINISH_MS;
+    PmemHaEpoch *probe;
+    uint64_t unsent;
+    bool tried = false;
+
+    qemu_mutex_lock(&s->lock);
+    for (;;) {
+        int64_t left = deadline - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+        if (!s->epoch && s->link_ready && !tried) {
+            tried = true;
+            qemu_mutex_unlock(&s->lock);
+            pmem_ha_capture_paused(s);
+            qemu_mutex_lock(&s->lock);
+            continue;
+        }
+        if ((!s->epoch && tried) || left <= 0 || s->link_state !=
+            PMEM_HA_STATE_IN_SYNC) {
+            break;
+        }
+        qemu_cond_timedwait(&s->settled, &s->lock, left);
+    }
+    probe = s->epoch;
+    unsent = probe ? probe->bytes : 0;
+    if (!tried || !s->synced) {
+        /* At least something: what is dirty was not counted. */
+        unsent = MAX(unsent, 1);
+    }
+    qemu_mutex_unlock(&s->lock);
+    return unsent;
+}
+
+void pmem_ha_finish(PmemHaDevice *s)
+{
+    Error *err = NULL;
+    uint64_t unsent = 0;
+
+    if (runstate_is_running()) {
+        /* Not an orderly end: nothing can be said about one instant. */
+        return;
+    }
+    if (s->replica) {
+        unsent = drain(s);
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->quit = true;
+            s->link_ready = false;
+            qemu_cond_broadcast(&s->work);
+            qemu_cond_broadcast(&s->settled);
+            /* A reader of the socket returns; one in connect() may not. */
+            pmem_ha_link_shutdown_locked(s);
+        }
+        if (unsent) {
+            warn_report("pmem-ha device '%s': the guest ended with data that "
+                        "replica '%s' at %s does not have (last acknowledged "
+                        "epoch %" PRIu64 ", at least %" PRIu64 " bytes)",
+                        s->name, s->export, s->peer, s->rec.acked, unsent);
+        }
+    }
+    if (!s->state_file) {
+        return;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    s->rec.clean = !unsent && s->link_state != PMEM_HA_STATE_FENCED &&
+                   digest_of_memory(s, s->rec.digest, &err);
+    if (err || !pmem_ha_state_write(s->state_file, &s->rec, true, &err)) {
+        warn_reportf_err(err, "pmem-ha device '%s': the next start needs a "
+                         "full copy: ", s->name);
+    }
+}

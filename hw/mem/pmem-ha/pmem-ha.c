@@ -1,0 +1,382 @@
+/*
+ * pmem-ha: an NVDIMM whose flushes are mirrored to a replica
+ *
+ * A QOM child of nvdimm: slot, address, labels, _DSM and hot-plug are its
+ * parent's.  This file is the device's outside: properties, realize, reset.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/error-report.h"
+#include "qemu/guest-random.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-pmem-ha.h"
+#include "qapi/visitor.h"
+#include "exec/memory.h"
+#include "hw/boards.h"
+#include "hw/core/cpu.h"
+#include "hw/mem/pc-dimm.h"
+#include "hw/qdev-properties.h"
+#include "migration/blocker.h"
+#include "qemu/sockets.h"
+#include "system/hostmem.h"
+#include "system/kvm.h"
+#include "system/reset.h"
+#include "system/system.h"
+#include "system/tcg.h"
+#include "system/qtest.h"
+#include "internal.h"
+#include "trace.h"
+
+#define DEFAULT_MAX_LAG      (16 * MiB)
+#define DEFAULT_STAGING_SIZE (64 * MiB)
+
+typedef struct PmemHaClass {
+    NVDIMMClass parent_class;
+
+    void (*parent_write_label_data)(NVDIMMDevice *nvdimm, const void *buf,
+                                    uint64_t size, uint64_t offset);
+} PmemHaClass;
+
+DECLARE_CLASS_CHECKERS(PmemHaClass, PMEM_HA, TYPE_PMEM_HA)
+
+/*
+ * A label write is durable when the _DSM returns, and no flush follows it:
+ * it is a flush of its own.
+ */
+static void pmem_ha_write_label_data(NVDIMMDevice *nvdimm, const void *buf,
+                                     uint64_t size, uint64_t offset)
+{
+    PmemHaDevice *s = PMEM_HA(nvdimm);
+
+    PMEM_HA_GET_CLASS(s)->parent_write_label_data(nvdimm, buf, size, offset);
+    trace_pmem_ha_label(s->name, offset, size);
+    pmem_ha_flush(s, current_cpu);
+}
+
+static void pmem_ha_reset(void *opaque)
+{
+    pmem_ha_drop_waiters(opaque);
+}
+
+static void pmem_ha_exit(Notifier *n, void *data)
+{
+    pmem_ha_finish(container_of(n, PmemHaDevice, exit_notifier));
+}
+
+static bool check_options(PmemHaDevice *s, Error **errp)
+{
+    Object *machine = qdev_get_machine();
+    g_autofree char *persistence = NULL;
+
+    if (s->on_link_loss == PMEM_HA_LINK_LOSS_SOLO) {
+        error_setg(errp, "pmem-ha device '%s': on-link-loss=solo is not "
+                   "available yet, use stall or stop", s->name);
+        return false;
+    }
+    if (s->flush_track_insn) {
+        error_setg(errp, "pmem-ha device '%s': flush-track=insn is not "
+                   "available yet, use hint", s->name);
+        return false;
+    }
+    if (s->consistency_group) {
+        error_setg(errp, "pmem-ha device '%s': consistency-group is not "
+                   "available yet, order between devices holds at flushes "
+                   "only", s->name);
+        return false;
+    }
+    if (s->staging_size < PMEM_HA_PAGE_SIZE) {
+        error_setg(errp, "pmem-ha device '%s': staging-size=%" PRIu64
+                   " is less than a page (%d)", s->name, s->staging_size,
+                   PMEM_HA_PAGE_SIZE);
+        return false;
+    }
+    if (s->replica && strlen(s->export) > PMEM_HA_WIRE_MAX_NAME) {
+        error_setg(errp, "pmem-ha device '%s': the name of the export has "
+                   "more than %d bytes, set pmem-replica property 'export'",
+                   s->name, PMEM_HA_WIRE_MAX_NAME);
+        return false;
+    }
+    if (object_property_find(machine, "nvdimm-persistence")) {
+        persistence = object_property_get_str(machine, "nvdimm-persistence",
+                                              NULL);
+    }
+    if (s->replica && !g_strcmp0(persistence, "cpu")) {
+        error_setg(errp, "pmem-ha device '%s': machine property "
+                   "nvdimm-persistence=cpu tells the guest not to flush, use "
+                   "mem-ctrl", s->name);
+        return false;
+    }
+    if (s->replica && !tcg_enabled() && !qtest_enabled()) {
+        error_setg(errp, "pmem-ha device '%s': property 'replica' needs "
+                   "-accel tcg; the dirty log of other accelerators is not "
+                   "verified yet", s->name);
+        return false;
+    }
+    if (s->replica && NVDIMM(s)->readonly) {
+        error_setg(errp, "pmem-ha device '%s': a read-only memdev has nothing "
+                   "to mirror, remove 'replica'", s->name);
+        return false;
+    }
+    return true;
+}
+
+static bool start_mirror(PmemHaDevice *s, Error **errp)
+{
+    bool wait = !phase_check(PHASE_MACHINE_READY) &&
+                s->replica->connect_timeout_ms;
+
+    error_setg(&s->migration_blocker, "pmem-ha device '%s' with a replica "
+               "can not be migrated yet", s->name);
+    if (migrate_add_blocker(&s->migration_blocker, errp) < 0) {
+        return false;
+    }
+    s->staging = mmap(NULL, s->staging_size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (s->staging == MAP_FAILED) {
+        s->staging = NULL;
+        error_setg_errno(errp, errno, "pmem-ha device '%s': can not map "
+                         "staging-size=%" PRIu64, s->name, s->staging_size);
+        return false;
+    }
+    pmem_ha_track(s, true);
+    /* The proof or the full copy stands for all that was before. */
+    pmem_ha_clear_all(s);
+    s->link_state = s->shown = PMEM_HA_STATE_CONNECTING;
+    if (!wait && !pmem_ha_begin(s, errp)) {
+        return false;
+    }
+    pmem_ha_replicator_start(s);
+    return !wait || (pmem_ha_replicator_wait(s, errp) &&
+                     pmem_ha_begin(s, errp));
+}
+
+static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
+{
+    PmemHaDevice *s = PMEM_HA(nvdimm);
+    DeviceState *dev = DEVICE(s);
+
+    if (!nvdimm->nvdimm_mr) {
+        return;     /* the parent failed, and said so */
+    }
+    s->name = dev->id ? g_strdup(dev->id) : object_get_canonical_path(OBJECT(s));
+    s->slot = PC_DIMM(s)->slot;
+    s->mr = host_memory_backend_get_memory(PC_DIMM(s)->hostmem);
+    s->ram = memory_region_get_ram_ptr(s->mr);
+    s->size = memory_region_size(s->mr);
+    s->link_state = s->shown = PMEM_HA_STATE_STANDALONE;
+    qemu_guest_getrandom_nofail(&s->instance, sizeof(s->instance));
+    if (s->replica) {
+        s->export = g_strdup(s->replica->export ?: s->name);
+        s->peer = socket_uri(s->replica->addr);
+    }
+    if (!check_options(s, errp) || !pmem_ha_lock_image(s, errp) ||
+        !pmem_ha_prove(s, errp)) {
+        return;
+    }
+    pmem_ha_stall_init(s);
+    if (!(s->replica ? start_mirror(s, errp) : pmem_ha_begin(s, errp)) ||
+        !pmem_ha_hint_add(s, errp)) {
+        return;
+    }
+    qemu_register_reset(pmem_ha_reset, s);
+    s->exit_notifier.notify = pmem_ha_exit;
+    qemu_add_exit_notifier(&s->exit_notifier);
+    pmem_ha_register(s);
+    s->realized_ha = true;
+}
+
+/*
+ * NVDIMMs can not be unplugged on these machines, so this is the way out of
+ * a realize that failed later, in the machine's plug handler.
+ */
+static void pmem_ha_unrealize(NVDIMMDevice *nvdimm)
+{
+    PmemHaDevice *s = PMEM_HA(nvdimm);
+
+    if (!s->realized_ha) {
+        return;
+    }
+    s->realized_ha = false;
+    pmem_ha_unregister(s);
+    qemu_remove_exit_notifier(&s->exit_notifier);
+    qemu_unregister_reset(pmem_ha_reset, s);
+    pmem_ha_hint_remove(s);
+    if (s->replica) {
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->quit = true;
+            s->link_ready = false;
+            qemu_cond_broadcast(&s->work);
+            qemu_cond_broadcast(&s->settled);
+            pmem_ha_link_shutdown_locked(s);
+        }
+        qemu_thread_join(&s->thread);
+        pmem_ha_drop_waiters(s);
+        pmem_ha_track(s, false);
+        migrate_del_blocker(&s->migration_blocker);
+    }
+    pmem_ha_stall_cleanup(s);
+}
+
+static int pmem_ha_get_mode(Object *obj, Error **errp)
+{
+    return PMEM_HA(obj)->mode;
+}
+
+static void pmem_ha_set_mode(Object *obj, int value, Error **errp)
+{
+    PMEM_HA(obj)->mode = value;
+}
+
+static int pmem_ha_get_ack(Object *obj, Error **errp)
+{
+    return PMEM_HA(obj)->ack;
+}
+
+static void pmem_ha_set_ack(Object *obj, int value, Error **errp)
+{
+    PMEM_HA(obj)->ack = value;
+}
+
+static int pmem_ha_get_link_loss(Object *obj, Error **errp)
+{
+    return PMEM_HA(obj)->on_link_loss;
+}
+
+static void pmem_ha_set_link_loss(Object *obj, int value, Error **errp)
+{
+    PMEM_HA(obj)->on_link_loss = value;
+}
+
+static char *pmem_ha_get_track(Object *obj, Error **errp)
+{
+    return g_strdup(PMEM_HA(obj)->flush_track_insn ? "insn" : "hint");
+}
+
+static void pmem_ha_set_track(Object *obj, const char *value, Error **errp)
+{
+    if (strcmp(value, "hint") && strcmp(value, "insn")) {
+        error_setg(errp, "Property '%s.flush-track' is '%s', it must be hint "
+                   "or insn", object_get_typename(obj), value);
+        return;
+    }
+    PMEM_HA(obj)->flush_track_insn = !strcmp(value, "insn");
+}
+
+static const Property pmem_ha_properties[] = {
+    DEFINE_PROP_LINK("replica", PmemHaDevice, replica, TYPE_PMEM_REPLICA,
+                     PmemReplica *),
+    DEFINE_PROP_STRING("state-file", PmemHaDevice, state_path),
+    DEFINE_PROP_SIZE("max-lag", PmemHaDevice, max_lag, DEFAULT_MAX_LAG),
+    DEFINE_PROP_SIZE("staging-size", PmemHaDevice, staging_size,
+                     DEFAULT_STAGING_SIZE),
+    DEFINE_PROP_STRING("consistency-group", PmemHaDevice, consistency_group),
+};
+
+static void pmem_ha_init(Object *obj)
+{
+    PmemHaDevice *s = PMEM_HA(obj);
+
+    s->image_fd = -1;
+    s->mode = PMEM_HA_MODE_SYNC;
+    s->ack = QAPI_PMEM_HA_ACK_JOURNALED;
+    s->on_link_loss = PMEM_HA_LINK_LOSS_STALL;
+    s->waiters = g_array_new(false, false, sizeof(PmemHaWaiter));
+    qemu_mutex_init(&s->lock);
+    qemu_cond_init(&s->work);
+    qemu_cond_init(&s->settled);
+}
+
+static void pmem_ha_finalize(Object *obj)
+{
+    PmemHaDevice *s = PMEM_HA(obj);
+
+    if (s->image_fd >= 0) {
+        close(s->image_fd);
+    }
+    if (s->staging) {
+        munmap(s->staging, s->staging_size);
+    }
+    pmem_ha_state_close(s->state_file);
+    pmem_ha_epoch_free(s->epoch);
+    error_free(s->last_error);
+    g_array_unref(s->waiters);
+    g_free(s->link.fail_text);
+    g_free(s->name);
+    g_free(s->export);
+    g_free(s->peer);
+    qemu_cond_destroy(&s->settled);
+    qemu_cond_destroy(&s->work);
+    qemu_mutex_destroy(&s->lock);
+}
+
+static void describe(ObjectClass *oc, const char *prop, const char *text)
+{
+    object_class_property_set_description(oc, prop, text);
+}
+
+static void pmem_ha_class_init(ObjectClass *oc, void *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(oc);
+    NVDIMMClass *nvc = NVDIMM_CLASS(oc);
+
+    dc->desc = "NVDIMM whose flushes are mirrored to a replica";
+    nvc->realize = pmem_ha_realize;
+    nvc->unrealize = pmem_ha_unrealize;
+    nvc->build_nfit = pmem_ha_build_nfit;
+    PMEM_HA_CLASS(oc)->parent_write_label_data = nvc->write_label_data;
+    nvc->write_label_data = pmem_ha_write_label_data;
+
+    device_class_set_props(dc, pmem_ha_properties);
+    object_class_property_add_enum(oc, "mode", "PmemHaMode",
+                                   &PmemHaMode_lookup,
+                                   pmem_ha_get_mode, pmem_ha_set_mode);
+    object_class_property_add_enum(oc, "ack", "PmemHaAck", &PmemHaAck_lookup,
+                                   pmem_ha_get_ack, pmem_ha_set_ack);
+    object_class_property_add_enum(oc, "on-link-loss", "PmemHaLinkLoss",
+                                   &PmemHaLinkLoss_lookup,
+                                   pmem_ha_get_link_loss,
+                                   pmem_ha_set_link_loss);
+    object_class_property_add_str(oc, "flush-track", pmem_ha_get_track,
+                                  pmem_ha_set_track);
+
+    describe(oc, "replica", "id of the pmem-replica object to mirror to "
+             "(default: none, standalone)");
+    describe(oc, "state-file", "file that proves at the next start what the "
+             "memory backend holds; required with replica");
+    describe(oc, "mode", "when a flush returns: sync (acknowledged) or async "
+             "(at once) (default: sync)");
+    describe(oc, "ack", "where acknowledged data is at the replica: "
+             "received, journaled or applied (default: journaled)");
+    describe(oc, "on-link-loss", "guest without its replica: stall (paused "
+             "until it is back) or stop (until cont) (default: stall)");
+    describe(oc, "max-lag", "bytes that may wait for acknowledgement in "
+             "asynchronous mode (default: 16 MiB)");
+    describe(oc, "staging-size", "bytes of an epoch that are copied, so that "
+             "the vCPUs go on while it is sent (default: 64 MiB)");
+    describe(oc, "flush-track", "what counts as a flush: hint (writes to the "
+             "flush hint) (default: hint)");
+    describe(oc, "consistency-group", "devices captured in one epoch; not "
+             "available yet");
+}
+
+static const TypeInfo pmem_ha_info = {
+    .name              = TYPE_PMEM_HA,
+    .parent            = TYPE_NVDIMM,
+    .class_size        = sizeof(PmemHaClass),
+    .class_init        = pmem_ha_class_init,
+    .instance_size     = sizeof(PmemHaDevice),
+    .instance_init     = pmem_ha_init,
+    .instance_finalize = pmem_ha_finalize,
+};
+
+static void pmem_ha_register_types(void)
+{
+    type_register_static(&pmem_ha_info);
+}
+
+type_init(pmem_ha_register_types)
