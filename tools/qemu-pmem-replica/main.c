@@ -18,6 +18,7 @@
 #include "qapi/qapi-visit-control.h"
 #include "qapi/qobject-input-visitor.h"
 #include "qemu/config-file.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/help-texts.h"
 #include "qemu/log.h"

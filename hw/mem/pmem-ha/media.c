@@ -146,7 +146,7 @@ int pmem_ha_media_sync_dir(const char *path, Error **errp)
     if (fd < 0) {
         return -errno;
     }
-    if (fsync(fd) < 0) {
+    if ((hooks && hooks->sync ? hooks->sync(fd) : fsync(fd)) < 0) {
         ret = -errno;
         error_setg_errno(errp, -ret, "cannot bring directory '%s' to stable "
                          "storage", dir);
