@@ -28,6 +28,7 @@
 #include "qemu-version.h"
 #include "qom/object_interfaces.h"
 #include "system/runstate.h"
+#include "system/system.h"
 #include "trace/control.h"
 #include "tools/qemu-pmem-replica/qapi/qapi-commands.h"
 #include "tools/qemu-pmem-replica/qapi/qapi-init-commands.h"
@@ -105,8 +106,6 @@ enum {
     OPTION_OBJECT,
     OPTION_PIDFILE,
 };
-
-extern QemuOptsList qemu_chardev_opts;
 
 static void init_qmp_commands(void)
 {

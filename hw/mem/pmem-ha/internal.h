@@ -16,6 +16,7 @@
 #include "io/channel.h"
 #include "qapi/qapi-types-pmem-ha.h"
 #include "qapi/qapi-types-pmem-replica.h"
+#include "qemu/lockable.h"
 #include "qemu/notify.h"
 #include "qemu/queue.h"
 #include "qemu/thread.h"

@@ -115,7 +115,6 @@ bool pmem_ha_link_open(PmemHaDevice *s, Error **errp)
         }
     }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        g_free(s->link.fail_text);
         s->link = (PmemHaLink) { .ioc = ioc, .fd = sioc->fd };
     }
     return true;
@@ -285,10 +284,8 @@ static bool link_recv_deadline(PmemHaDevice *s, PmemHaMsg *m, void *payload,
     case PMEM_HA_MSG_REFUSE:
     case PMEM_HA_MSG_FAIL:
         s->link.refusal = m->arg0;
-        g_free(s->link.fail_text);
-        s->link.fail_text = g_strndup(payload, m->len);
-        error_setg(errp, "replica '%s' at %s: %s", s->export, s->peer,
-                   s->link.fail_text);
+        error_setg(errp, "replica '%s' at %s: %.*s", s->export, s->peer,
+                   (int)m->len, (char *)payload);
         return false;
     default:
         return true;

@@ -305,7 +305,6 @@ static void pmem_ha_finalize(Object *obj)
     pmem_ha_epoch_free(s->epoch);
     error_free(s->last_error);
     g_array_unref(s->waiters);
-    g_free(s->link.fail_text);
     g_free(s->name);
     g_free(s->export);
     g_free(s->peer);
@@ -355,9 +354,9 @@ static void pmem_ha_class_init(ObjectClass *oc, void *data)
     describe(oc, "on-link-loss", "guest without its replica: stall (paused "
              "until it is back) or stop (until cont) (default: stall)");
     describe(oc, "max-lag", "bytes that may wait for acknowledgement in "
-             "asynchronous mode (default: 16 MiB)");
+             "asynchronous mode");
     describe(oc, "staging-size", "bytes of an epoch that are copied, so that "
-             "the vCPUs go on while it is sent (default: 64 MiB)");
+             "the vCPUs go on while it is sent");
     describe(oc, "flush-track", "what counts as a flush: hint (writes to the "
              "flush hint) (default: hint)");
     describe(oc, "consistency-group", "devices captured in one epoch; not "

@@ -11,6 +11,7 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qapi/error.h"
 #include "qapi/qapi-events-pmem-ha.h"
 #include "system/runstate.h"
 #include "internal.h"
