@@ -111,6 +111,7 @@ struct PmemHaDevice {
     Notifier exit_notifier;
     QTAILQ_ENTRY(PmemHaDevice) next;    /* BQL */
     bool realized_ha;
+    bool tracking;
 
     /* BQL */
     QEMUTimer *stall_timer;     /* QEMU_CLOCK_REALTIME */
@@ -118,7 +119,6 @@ struct PmemHaDevice {
     bool paused_by_us;
     VMChangeStateEntry *vmstate;
 
-    QemuThread thread;          /* the replicator */
     QemuMutex lock;             /* a leaf; guards all that follows */
     QemuCond work;              /* for the replicator */
     QemuCond settled;           /* for those who wait for the replicator */
@@ -129,7 +129,6 @@ struct PmemHaDevice {
     bool link_ready;            /* epochs may be captured */
     bool stop_vm;               /* lost the right to write */
     bool quit;
-    bool thread_done;
     Error *last_error;
     PmemHaStateFile *state_file;
     PmemHaStateRecord rec;      /* what is, or is about to be, in the file */
@@ -238,6 +237,8 @@ bool pmem_ha_link_recv(PmemHaDevice *s, PmemHaMsg *m, void *payload,
  * replicator.c: the thread that talks to the replica
  */
 void pmem_ha_replicator_start(PmemHaDevice *s);
+/* Make it end; it keeps its reference to the device until then.  BQL. */
+void pmem_ha_replicator_stop(PmemHaDevice *s);
 /* Wait for the first handshake's outcome.  BQL; see connect-timeout-ms. */
 bool pmem_ha_replicator_wait(PmemHaDevice *s, Error **errp);
 

@@ -295,14 +295,7 @@ void pmem_ha_finish(PmemHaDevice *s)
     }
     if (s->replica) {
         unsent = drain(s);
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            s->quit = true;
-            s->link_ready = false;
-            qemu_cond_broadcast(&s->work);
-            qemu_cond_broadcast(&s->settled);
-            /* A reader of the socket returns; one in connect() may not. */
-            pmem_ha_link_shutdown_locked(s);
-        }
+        pmem_ha_replicator_stop(s);
         if (unsent) {
             warn_report("pmem-ha device '%s': the guest ended with data that "
                         "replica '%s' at %s does not have (last acknowledged "

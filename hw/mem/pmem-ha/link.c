@@ -103,7 +103,7 @@ bool pmem_ha_link_open(PmemHaDevice *s, Error **errp)
         return false;
     }
     qio_channel_set_delay(ioc, false);
-    if (!qio_channel_set_blocking(ioc, false, errp)) {
+    if (qio_channel_set_blocking(ioc, false, errp) < 0) {
         object_unref(OBJECT(sioc));
         return false;
     }

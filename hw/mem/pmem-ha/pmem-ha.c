@@ -125,6 +125,18 @@ static bool check_options(PmemHaDevice *s, Error **errp)
     return true;
 }
 
+/* Undo what start_mirror() did so far. */
+static void stop_mirror(PmemHaDevice *s)
+{
+    if (s->tracking) {
+        pmem_ha_replicator_stop(s);
+        pmem_ha_drop_waiters(s);
+        pmem_ha_track(s, false);
+        s->tracking = false;
+    }
+    migrate_del_blocker(&s->migration_blocker);
+}
+
 static bool start_mirror(PmemHaDevice *s, Error **errp)
 {
     bool wait = !phase_check(PHASE_MACHINE_READY) &&
@@ -143,10 +155,11 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
                          "staging-size=%" PRIu64, s->name, s->staging_size);
         return false;
     }
+    s->link_state = s->shown = PMEM_HA_STATE_CONNECTING;
+    s->tracking = true;
     pmem_ha_track(s, true);
     /* The proof or the full copy stands for all that was before. */
     pmem_ha_clear_all(s);
-    s->link_state = s->shown = PMEM_HA_STATE_CONNECTING;
     if (!wait && !pmem_ha_begin(s, errp)) {
         return false;
     }
@@ -163,7 +176,8 @@ static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
     if (!nvdimm->nvdimm_mr) {
         return;     /* the parent failed, and said so */
     }
-    s->name = dev->id ? g_strdup(dev->id) : object_get_canonical_path(OBJECT(s));
+    s->name = dev->id ? g_strdup(dev->id) :
+              object_get_canonical_path(OBJECT(s));
     s->slot = PC_DIMM(s)->slot;
     s->mr = host_memory_backend_get_memory(PC_DIMM(s)->hostmem);
     s->ram = memory_region_get_ram_ptr(s->mr);
@@ -175,12 +189,14 @@ static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
         s->peer = socket_uri(s->replica->addr);
     }
     if (!check_options(s, errp) || !pmem_ha_lock_image(s, errp) ||
-        !pmem_ha_prove(s, errp)) {
+        !pmem_ha_prove(s, errp) || !pmem_ha_hint_add(s, errp)) {
         return;
     }
     pmem_ha_stall_init(s);
-    if (!(s->replica ? start_mirror(s, errp) : pmem_ha_begin(s, errp)) ||
-        !pmem_ha_hint_add(s, errp)) {
+    if (!(s->replica ? start_mirror(s, errp) : pmem_ha_begin(s, errp))) {
+        stop_mirror(s);
+        pmem_ha_stall_cleanup(s);
+        pmem_ha_hint_remove(s);
         return;
     }
     qemu_register_reset(pmem_ha_reset, s);
@@ -205,21 +221,9 @@ static void pmem_ha_unrealize(NVDIMMDevice *nvdimm)
     pmem_ha_unregister(s);
     qemu_remove_exit_notifier(&s->exit_notifier);
     qemu_unregister_reset(pmem_ha_reset, s);
-    pmem_ha_hint_remove(s);
-    if (s->replica) {
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            s->quit = true;
-            s->link_ready = false;
-            qemu_cond_broadcast(&s->work);
-            qemu_cond_broadcast(&s->settled);
-            pmem_ha_link_shutdown_locked(s);
-        }
-        qemu_thread_join(&s->thread);
-        pmem_ha_drop_waiters(s);
-        pmem_ha_track(s, false);
-        migrate_del_blocker(&s->migration_blocker);
-    }
+    stop_mirror(s);
     pmem_ha_stall_cleanup(s);
+    pmem_ha_hint_remove(s);
 }
 
 static int pmem_ha_get_mode(Object *obj, Error **errp)
@@ -295,6 +299,7 @@ static void pmem_ha_finalize(Object *obj)
 {
     PmemHaDevice *s = PMEM_HA(obj);
 
+    pmem_ha_link_close(s);
     if (s->image_fd >= 0) {
         close(s->image_fd);
     }

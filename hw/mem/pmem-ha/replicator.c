@@ -253,18 +253,32 @@ static void *replicator(void *opaque)
             }
         }
     }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->thread_done = true;
-        qemu_cond_broadcast(&s->settled);
-    }
+    bql_lock();
+    object_unref(OBJECT(s));
+    bql_unlock();
     rcu_unregister_thread();
     return NULL;
 }
 
 void pmem_ha_replicator_start(PmemHaDevice *s)
 {
-    qemu_thread_create(&s->thread, "pmem-ha", replicator, s,
-                       QEMU_THREAD_JOINABLE);
+    QemuThread thread;
+
+    /* Detached: a connect() that hangs must not hold up the end of QEMU. */
+    object_ref(OBJECT(s));
+    qemu_thread_create(&thread, "pmem-ha", replicator, s,
+                       QEMU_THREAD_DETACHED);
+}
+
+void pmem_ha_replicator_stop(PmemHaDevice *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+
+    qatomic_set(&s->quit, true);
+    s->link_ready = false;
+    qemu_cond_broadcast(&s->work);
+    qemu_cond_broadcast(&s->settled);
+    pmem_ha_link_shutdown_locked(s);
 }
 
 bool pmem_ha_replicator_wait(PmemHaDevice *s, Error **errp)
