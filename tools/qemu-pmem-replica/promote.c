@@ -100,8 +100,9 @@ static bool decide(ReplicaExport *e, const char *state_path, bool force,
     }
     if (e->j->damage && !force) {
         error_setg(errp, "export '%s' can not be promoted: %s. With 'force', "
-                   "epoch %" PRIu64 " is promoted and what came after it is "
-                   "lost", e->name, e->j->damage, e->j->end.epoch);
+                   "the image is promoted as of epoch %" PRIu64 "; it may hold "
+                   "parts of later epochs, so check its content",
+                   e->name, e->j->damage, e->j->end.epoch);
         return false;
     }
     journal_abort(e->j);
