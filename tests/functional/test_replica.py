@@ -718,6 +718,7 @@ def test_journal_disk_full(t):
         assert 'No space left' in s['last-error'], s
         want = model.images[e - 1]
         os.unlink(filler)
+        model.image = bytearray(want)
         with d.connect() as c2:
             assert hello(c2) == (True, 1, e - 1)
             c2.epoch(e, model.next(e, 4))

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Write seed inputs for the fuzzers: seeds.py DIR"""
+
+import os
+import struct
+import sys
+import uuid
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', 'functional'))
+from pmemha import wire    # noqa: E402
+
+
+def save(directory, name, data):
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, name), 'wb') as f:
+        f.write(data)
+
+
+class Recorder(wire.Client):
+    """Keeps what a client would send."""
+
+    def __init__(self):
+        self.data = b''
+        self.tx_seq = 0
+        self.generation = 1
+
+    def send(self, *messages):
+        for m in messages:
+            self.data += m.encode(self.tx_seq)
+            self.tx_seq += 1
+
+
+def wire_seeds(directory):
+    page = wire.Page(0, b'\x11' * wire.PAGE)
+    zero = wire.Page(wire.PAGE, bytes(wire.PAGE))
+    for kind in range(1, 14):
+        payload = {wire.WELCOME: struct.pack('<IIQQ', 1, 0, 2, 3),
+                   wire.COMMIT: b'abcd', wire.FAIL: b'text',
+                   wire.REFUSE: b'text'}.get(kind, b'')
+        m = wire.Msg(kind, 0, 1, 7, payload=payload)
+        save(directory, wire.NAMES[kind], b'\x10\x00' + m.encode(0))
+    r = Recorder()
+    try:
+        r.hello(size=16 * wire.PAGE, uuid=uuid.UUID(int=5))
+    except AttributeError:
+        pass        # there is no answer
+    save(directory, 'hello', b'\x10\x00' + r.data)
+    r.send(*r.copy_messages(bytes(wire.PAGE) * 2))
+    r.send(*r.epoch_messages(2, [page, zero], completes=True))
+    r.send(*r.epoch_messages(3, [page, zero]))
+    save(directory, 'session', b'\x10\x00' + r.data)
+    save(directory, 'session-repaired', b'\x10\x01' + r.data)
+
+
+def record(kind, epoch, flags=0, arg0=0, arg1=0, payload=b''):
+    head = struct.pack('<IHHQQQQQIIII', 0x524a4850, kind, flags, 0, 1, epoch,
+                       arg0, arg1, 0, 0, 0, 0)
+    return head + payload
+
+
+def journal_seeds(directory):
+    def epoch(n, *data):
+        out = record(1, n)
+        total = 0
+        for offset, content in data:
+            zero = content is None
+            length = wire.PAGE if zero else len(content)
+            out += record(2, n, 1 if zero else 0, offset, length,
+                          b'' if zero else content)
+            total += length
+        return out + record(3, n, 0, len(data), total)
+
+    page = b'\x22' * wire.PAGE
+    one = epoch(1, (0, page), (wire.PAGE, None))
+    log = one + epoch(2, (wire.PAGE, page)) + epoch(3)
+    for mode in (1, 2, 3, 6, 7):
+        save(directory, 'log-%d' % mode, bytes([mode]) + log)
+        save(directory, 'torn-%d' % mode, bytes([mode]) + log[:len(one) + 99])
+    save(directory, 'empty', b'\x00')
+    save(directory, 'zeroes', bytes(20000))
+    sup = bytearray(4096)
+    sup[:8] = b'PMHAJRNL'
+    struct.pack_into('<IIQ', sup, 8, 1, 3, 1)
+    struct.pack_into('<Q', sup, 40, 16 * wire.PAGE)
+    struct.pack_into('<QQQ', sup, 64, 1, 0, 77)
+    struct.pack_into('<Q', sup, 1248, 1)
+    struct.pack_into('<I', sup, 4092, wire.crc32c(sup[:4092]))
+    save(directory, 'super', b'\x00' + bytes(sup) + bytes(12288) + log)
+
+
+if __name__ == '__main__':
+    wire_seeds(os.path.join(sys.argv[1], 'pmem-ha-wire'))
+    journal_seeds(os.path.join(sys.argv[1], 'pmem-ha-journal'))
