@@ -158,7 +158,8 @@ static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
 void pmem_ha_stall_init(PmemHaDevice *s)
 {
     s->stall_timer = timer_new_ms(QEMU_CLOCK_REALTIME, pmem_ha_stall_tick, s);
-    s->settle_bh = qemu_bh_new(pmem_ha_settle_bh, s);
+    s->settle_bh = qemu_bh_new_guarded(pmem_ha_settle_bh, s,
+                                       &DEVICE(s)->mem_reentrancy_guard);
     s->vmstate = qemu_add_vm_change_state_handler(pmem_ha_vm_state, s);
 }
 
