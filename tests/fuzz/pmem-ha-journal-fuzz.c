@@ -21,7 +21,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define SIZE (16 * PMEM_HA_PAGE_SIZE)
-#define MAX_INPUT (256 * KiB)
+#define FUZZ_MAX_INPUT (256 * KiB)
 
 static uint8_t image[SIZE];
 
@@ -138,7 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t mode;
     int fd;
 
-    if (size < 1 || size > MAX_INPUT) {
+    if (size < 1 || size > FUZZ_MAX_INPUT) {
         return 0;
     }
     mode = *data++;
