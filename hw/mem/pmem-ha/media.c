@@ -74,7 +74,10 @@ int pmem_ha_media_write2(int fd, const char *path, const void *buf, size_t len,
     size_t done = 0;
     int ret;
 
-    if (len2 && !(hooks && hooks->write)) {
+    if (!len2) {
+        return pmem_ha_media_write(fd, path, buf, len, offset, errp);
+    }
+    if (!(hooks && hooks->write)) {
         struct iovec iov[2] = {
             { (void *)buf, len }, { (void *)buf2, len2 },
         };
