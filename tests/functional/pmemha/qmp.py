@@ -1,89 +1,102 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A QMP client: replies and events, each wait bounded."""
+"""QMP over a connected socket: commands, errors and events"""
+
+import itertools
 import json
-import socket
 import time
 
-from .lines import Timeout
+from .lines import Channel
 
 
-class QmpError(Exception):
-    pass
+class QmpError(AssertionError):
+    """An error that the other side reported"""
+
+    def __init__(self, command, error):
+        super().__init__(f"{command}: {error['desc']}")
+        self.desc = error['desc']
+        self.error_class = error['class']
 
 
-class Qmp:
-    def __init__(self, path, timeout=30, alive=lambda: True):
-        deadline = time.monotonic() + timeout
+class QmpChannel(Channel):
+    """Lines are JSON: replies go to their command, events to a list."""
+
+    def __init__(self, sock, name, log=None):
+        self.greeting = None
+        self.replies = {}
         self.events = []
-        self.pending = b''
-        self.sock = socket.socket(socket.AF_UNIX)
-        # The server's socket appears when it listens; there is no event for
-        # that outside of it, so this is the one place that polls.
-        while True:
-            try:
-                self.sock.connect(path)
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                if not alive() or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        self._message(timeout)
+        self.event_cursor = 0
+        self.ids = itertools.count(1)
+        super().__init__(sock, name, log)
+
+    def line(self, now, text):
+        super().line(now, text)
+        if not text.strip():
+            return
+        msg = json.loads(text)
+        if 'QMP' in msg:
+            self.greeting = msg['QMP']
+        elif 'event' in msg:
+            msg['arrived'] = now
+            self.events.append(msg)
+        else:
+            self.replies[msg.get('id')] = msg
+
+    def negotiate(self, timeout=20):
+        self.wait(lambda: self.greeting, timeout, 'QMP greeting')
         self.cmd('qmp_capabilities')
 
-    def _message(self, timeout):
-        deadline = time.monotonic() + timeout
-        while b'\n' not in self.pending:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Timeout('QMP: nothing within %g s' % timeout)
-            self.sock.settimeout(left)
-            try:
-                data = self.sock.recv(65536)
-            except socket.timeout:
-                continue
-            if not data:
-                raise EOFError('QMP: connection closed')
-            self.pending += data
-        line, self.pending = self.pending.split(b'\n', 1)
-        return json.loads(line)
+    def start_cmd(self, command, arguments=None, oob=False):
+        """Send a command and return its id for finish_cmd()."""
+        n = next(self.ids)
+        msg = {'exec-oob' if oob else 'execute': command, 'id': n}
+        if arguments:
+            msg['arguments'] = arguments
+        self.send(json.dumps(msg) + '\n')
+        return n, command
 
-    def cmd(self, name, timeout=30, **args):
-        """Arguments with '-' in their names: write '_'."""
-        message = {'execute': name}
-        if args:
-            message['arguments'] = {k.replace('_', '-'): v
-                                    for k, v in args.items()}
-        self.sock.sendall(json.dumps(message).encode() + b'\n')
-        deadline = time.monotonic() + timeout
-        while True:
-            reply = self._message(deadline - time.monotonic())
-            if 'return' in reply:
-                return reply['return']
-            if 'error' in reply:
-                raise QmpError(reply['error']['desc'])
-            self.events.append(reply)
+    def finish_cmd(self, started, timeout=10):
+        n, command = started
+        reply = self.wait(lambda: self.replies.pop(n, None), timeout,
+                          f'reply to {command}')
+        if 'error' in reply:
+            raise QmpError(command, reply['error'])
+        return reply['return']
 
-    def hmp(self, line, timeout=30):
-        return self.cmd('human-monitor-command', timeout, command_line=line)
+    def cmd(self, command, timeout=10, **arguments):
+        """
+        Run a command.  In argument names '_' stands for '-'; use raw_cmd()
+        for others.
+        """
+        return self.raw_cmd(command, {k.replace('_', '-'): v
+                                      for k, v in arguments.items()}, timeout)
 
-    def wait_event(self, name, timeout=30, **data):
-        """The next event of that name whose data has these members."""
-        deadline = time.monotonic() + timeout
-        seen = 0
-        while True:
-            for i in range(seen, len(self.events)):
-                event = self.events[i]
-                have = event.get('data', {})
-                if event.get('event') == name and all(
-                        have.get(k) == v for k, v in data.items()):
-                    del self.events[:i + 1]
+    def raw_cmd(self, command, arguments=None, timeout=10):
+        return self.finish_cmd(self.start_cmd(command, arguments), timeout)
+
+    def wait_event(self, name, timeout, match=None):
+        """The first event of that name after the last one returned"""
+        def look():
+            while self.event_cursor < len(self.events):
+                event = self.events[self.event_cursor]
+                self.event_cursor += 1
+                if event['event'] == name and \
+                        (match is None or match(event.get('data', {}))):
                     return event
-            seen = len(self.events)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Timeout('QMP: no event %s %r; have %r'
-                              % (name, data, self.events))
-            self.events.append(self._message(left))
+            return None
 
-    def close(self):
-        self.sock.close()
+        return self.wait(look, timeout, f'event {name}')
+
+    def poll(self, command, condition, timeout, arguments=None):
+        """
+        Ask until condition(reply) holds, for states that have no event.
+        Waits for events in between, at most 20 ms, never longer than timeout.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            reply = self.raw_cmd(command, arguments)
+            if condition(reply):
+                return reply
+            if time.monotonic() > end:
+                raise AssertionError(f'{command} still answers {reply}')
+            with self.cond:
+                self.cond.wait(0.02)

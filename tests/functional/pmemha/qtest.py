@@ -1,56 +1,72 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The qtest protocol: guest physical memory without a guest.
+"""The qtest protocol: memory, ports and the clock of a machine without CPUs"""
 
-A store through it is one without a vCPU: a flush starts an epoch and waits
-for nothing, so tests wait until query-pmem-ha says that it is acknowledged.
-"""
-from .process import Qemu
+import base64
 
-PMEM_BASE = 0x100000000
-HINT = 0xfed50000
-BASE_ARGS = ['-machine', 'q35,nvdimm=on', '-m', '64M,slots=4,maxmem=4G', '-S']
+from .lines import Channel
 
 
-class QtestQemu(Qemu):
-    """A stopped machine; its NVDIMMs start at 4 GiB."""
+class QtestChannel(Channel):
+    def ask(self, request, timeout=10):
+        """Send a request; the words of its OK line, without OK"""
+        with self.cond:
+            self.cursor = len(self.lines)
+        self.send(request + '\n')
+        m = self.wait_for(r'^(OK|FAIL|ERR)\b ?(.*)', timeout)
+        if m[1] != 'OK':
+            raise AssertionError(f'qtest: {request}: {m[0]}')
+        return m[2].split()
 
-    def __init__(self, work, args, name='qemu', machine=None, **kw):
-        super().__init__(work, (machine or BASE_ARGS) + list(args), name=name,
-                         consoles={'qtest': ['-qtest', 'chardev:qtest',
-                                             '-qtest-log', 'none']}, **kw)
-        self.replies = 0
+    def _number(self, request):
+        return int(self.ask(request)[0], 0)
 
-    def command(self, text, timeout=30):
-        self.send('qtest', text + '\n')
-        match, self.replies = self.consoles['qtest'].wait(
-            '^(OK|FAIL|ERR)(.*)', timeout, self.replies)
-        self.replies += 1
-        if match.group(1) != 'OK':
-            raise RuntimeError('qtest: %s: %s' % (text, match.group(0)))
-        return match.group(2).strip()
+    def readb(self, addr):
+        return self._number(f'readb {addr:#x}')
 
-    def writeq(self, addr, value):
-        self.command('writeq 0x%x 0x%x' % (addr, value))
+    def readw(self, addr):
+        return self._number(f'readw {addr:#x}')
+
+    def readl(self, addr):
+        return self._number(f'readl {addr:#x}')
 
     def readq(self, addr):
-        return int(self.command('readq 0x%x' % addr), 0)
+        return self._number(f'readq {addr:#x}')
+
+    def writeb(self, addr, value):
+        self.ask(f'writeb {addr:#x} {value:#x}')
+
+    def writew(self, addr, value):
+        self.ask(f'writew {addr:#x} {value:#x}')
+
+    def writel(self, addr, value):
+        self.ask(f'writel {addr:#x} {value:#x}')
+
+    def writeq(self, addr, value):
+        self.ask(f'writeq {addr:#x} {value:#x}')
+
+    def inl(self, port):
+        return self._number(f'inl {port:#x}')
+
+    def outl(self, port, value):
+        self.ask(f'outl {port:#x} {value:#x}')
+
+    def outb(self, port, value):
+        self.ask(f'outb {port:#x} {value:#x}')
+
+    def read(self, addr, size):
+        return base64.b64decode(self.ask(f'b64read {addr:#x} {size:#x}')[0])
 
     def write(self, addr, data):
-        self.command('write 0x%x 0x%x 0x%s' % (addr, len(data), data.hex()))
+        text = base64.b64encode(data).decode()
+        self.ask(f'b64write {addr:#x} {len(data):#x} {text}')
 
-    def flush(self, slot=0):
-        """A flush; returns when the replica has acknowledged it."""
-        before = self.query('pm%d' % slot)['flushes']
-        self.writeq(HINT + 64 * slot, 1)
-        info = self.query('pm%d' % slot)
-        assert info['flushes'] == before + 1
-        self.settle('pm%d' % slot)
+    def memset(self, addr, size, value):
+        self.ask(f'memset {addr:#x} {size:#x} {value:#x}')
 
-    def settle(self, name='pm0', timeout=30):
-        """Until nothing is under way; each query is a round trip."""
-        for _ in range(timeout * 1000):
-            info = self.query(name)
-            if info['epoch-captured'] == info['epoch-acked'] and \
-                    info['state'] == 'in-sync':
-                return info
-        raise AssertionError('does not settle: %r' % info)
+    def clock_step(self, ns=None):
+        """To the next timer, or by ns; the new time"""
+        return self._number('clock_step' if ns is None
+                            else f'clock_step {ns}')
+
+    def clock_set(self, ns):
+        return self._number(f'clock_set {ns}')

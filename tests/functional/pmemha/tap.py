@@ -1,92 +1,111 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Run test functions and print TAP.
+"""Run the tests of a file and print TAP"""
 
-A test module ends in ``tap.main(globals())``.  Each function whose name
-starts with ``test_`` is one test; it takes a WorkDir, raises Skip(reason) to
-skip, and any other exception to fail.  ``@cases(a, b)`` makes one test of
-each argument.
-
-    test_x.py [-k PATTERN] [--seed N] [--count N]
-"""
 import argparse
-import fnmatch
-import os
-import random
 import sys
 import time
 import traceback
-
-from .workdir import WorkDir
-
-
-class Skip(Exception):
-    pass
+import unittest
 
 
-class Options:
-    """Set by main(); read by tests."""
-    seed = 0
-    count = None
+class TapResult(unittest.TestResult):
+    def __init__(self, out):
+        super().__init__()
+        self.out = out
+        self.number = 0
+        self.started = 0.0
+        self.subtest_failed = False
+
+    def print(self, text):
+        print(text, file=self.out, flush=True)
+
+    def diag(self, text):
+        for line in str(text).splitlines():
+            self.print(f'# {line}')
+
+    def _line(self, status, test, suffix=''):
+        self.number += 1
+        took = time.monotonic() - self.started
+        self.print(f"{status} {self.number} - {test.id().split('.', 1)[-1]}"
+                   f"{suffix or f' # {took:.2f} s'}")
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.started = time.monotonic()
+        self.subtest_failed = False
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        if not self.subtest_failed:
+            self._line('ok', test)
+
+    def _bad(self, test, err):
+        self._line('not ok', test)
+        self.diag(''.join(traceback.format_exception(*err)))
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self._bad(test, err)
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self._bad(test, err)
+
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self.diag(f'subtest {subtest._subDescription()}')
+            self.diag(''.join(traceback.format_exception(*err)))
+            if not self.subtest_failed:
+                self.subtest_failed = True
+                self._line('not ok', test)
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self._line('ok', test, f' # SKIP {reason}')
+
+    def addExpectedFailure(self, test, err):
+        super().addExpectedFailure(test, err)
+        self._line('not ok', test, ' # TODO')
+
+    def addUnexpectedSuccess(self, test):
+        super().addUnexpectedSuccess(test)
+        self._line('not ok', test)
 
 
-def cases(*args):
-    def mark(func):
-        func.cases = args
-        return func
-    return mark
+def _flatten(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from _flatten(item)
+        else:
+            yield item
 
 
-def check(condition, text):
-    if not condition:
-        raise AssertionError(text)
+def main():
+    from .process import install_handlers
 
+    a = argparse.ArgumentParser()
+    a.add_argument('-l', '--list', action='store_true', help='name the tests')
+    a.add_argument('names', nargs='*', help='run the tests whose name '
+                                            'contains one of these')
+    args = a.parse_args()
 
-def equal(have, want, what):
-    if have != want:
-        raise AssertionError('%s: %r, expected %r' % (what, have, want))
+    module = sys.modules['__main__']
+    tests = list(_flatten(unittest.defaultTestLoader
+                          .loadTestsFromModule(module)))
+    if args.names:
+        tests = [t for t in tests if any(n in t.id() for n in args.names)]
+    if args.list:
+        for t in tests:
+            print(t.id().split('.', 1)[-1])
+        return
 
-
-def _collect(namespace):
-    for name, func in list(namespace.items()):
-        if not name.startswith('test_') or not callable(func):
-            continue
-        for case in getattr(func, 'cases', (None,)):
-            label = name[5:].replace('_', ' ')
-            if case is None:
-                yield label, func, ()
-            else:
-                yield '%s [%s]' % (label, case), func, (case,)
-
-
-def main(namespace):
-    parser = argparse.ArgumentParser()
-    parser.add_argument('-k', metavar='PATTERN', default='*')
-    parser.add_argument('--seed', type=int,
-                        default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument('--count', type=int, default=None)
-    args = parser.parse_args()
-    Options.seed, Options.count = args.seed, args.count
-    tests = [t for t in _collect(namespace)
-             if fnmatch.fnmatch(t[0], '*' + args.k + '*')]
-    failed = 0
-    print('TAP version 13\n1..%d\n# seed %d' % (len(tests), args.seed),
-          flush=True)
-    for n, (label, func, more) in enumerate(tests, 1):
-        start = time.monotonic()
-        with WorkDir(label) as work:
-            try:
-                func(work, *more)
-                print('ok %d - %s' % (n, label))
-            except Skip as e:
-                print('ok %d - %s # SKIP %s' % (n, label, e))
-            except Exception:       # pylint: disable=broad-except
-                failed += 1
-                work.keep = True
-                print('not ok %d - %s' % (n, label))
-                for line in traceback.format_exc().splitlines():
-                    print('# ' + line)
-                for line in work.tails():
-                    print('# ' + line)
-                print('# logs: %s' % work.path)
-        print('# %.1f s' % (time.monotonic() - start), flush=True)
-    sys.exit(1 if failed else 0)
+    install_handlers()
+    result = TapResult(sys.stdout)
+    result.print(f'1..{len(tests)}')
+    try:
+        unittest.TestSuite(tests).run(result)
+    except KeyboardInterrupt:
+        result.print('Bail out! interrupted')
+        sys.exit(130)
+    sys.exit(0 if result.wasSuccessful() else 1)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where programs are, and how patient tests are"""
+
+import os
+
+ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..',
+                                     '..'))
+
+# The environment may name another build of each program.
+PROGRAMS = {
+    'QEMU': 'qemu-system-x86_64',
+    'PMEM_REPLICA': 'qemu-pmem-replica',
+    'PMEMCTL': 'qemu-pmemctl',
+    'QEMU_IMG': 'qemu-img',
+}
+
+# A build with sanitizers, or a loaded machine, wants more.
+TIMEOUT_FACTOR = float(os.environ.get('TIMEOUT_FACTOR', '1'))
+
+
+def scaled(seconds):
+    """A bound as used: every wait of the harness goes through here."""
+    return seconds * TIMEOUT_FACTOR
+
+
+def program_path(name):
+    path = os.environ.get(name)
+    return path or os.path.join(ROOT, 'build', 'bin', PROGRAMS[name])
+
+
+def program(name):
+    """Path of a program; an error that says how to get it when missing"""
+    path = program_path(name)
+    if not os.access(path, os.X_OK):
+        raise FileNotFoundError(f'{path} is missing: run scripts/build, or '
+                                f'set {name} to the program')
+    return os.path.abspath(path)
+
+
+def build_dir(*names):
+    path = os.path.join(ROOT, 'build', *names)
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
+def cache_dir(*names):
+    """Downloads outlive the checkout (the scripts use the same place)."""
+    base = os.environ.get('PMEM_HA_CACHE')
+    if not base:
+        base = os.path.join(os.environ.get('XDG_CACHE_HOME') or
+                            os.path.expanduser('~/.cache'), 'qemu-pmem-ha')
+    return os.path.join(base, *names)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The base of all functional tests: work directory, bounds, cleanup"""
+
+import functools
+import os
+import shutil
+import signal
+import unittest
+
+from .paths import build_dir, scaled
+from .process import Process
+from .qemu import Qemu
+from .replica import Replica
+
+
+class TestTimeout(AssertionError):
+    """A test ran longer than it may"""
+
+
+class WorkDir:
+    """
+    build/work/<name>: files, sockets and logs of one test.  Removed when it
+    passed, kept and named when it failed or KEEP=1 is set.
+    """
+
+    def __init__(self, name):
+        self.dir = os.path.join(build_dir('work'), f'{name}.{os.getpid()}')
+        shutil.rmtree(self.dir, ignore_errors=True)
+        os.mkdir(self.dir)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def write(self, name, data):
+        with open(self.path(name), 'wb') as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+        return self.path(name)
+
+    def sparse(self, name, size):
+        with open(self.path(name), 'wb') as f:
+            f.truncate(size)
+        return self.path(name)
+
+    def close(self, failed):
+        """Path when it was kept"""
+        if failed or os.environ.get('KEEP', '0') not in ('', '0'):
+            return self.dir
+        shutil.rmtree(self.dir, ignore_errors=True)
+        return None
+
+
+def skip_unless(condition, reason):
+    """
+    Decorator: skip with the reason unless condition (a value, or a function
+    called when the test is about to run) holds.
+    """
+    def decorate(method):
+        @functools.wraps(method)
+        def wrapper(self, *args, **kw):
+            if not (condition() if callable(condition) else condition):
+                raise unittest.SkipTest(reason)
+            return method(self, *args, **kw)
+        return wrapper
+    return decorate
+
+
+class TestCase(unittest.TestCase):
+    """
+    `timeout` bounds each test.  qemu(), replica() and process() make
+    processes that are killed when the test ends.
+    """
+
+    timeout = 60
+    work = None
+
+    def run(self, result=None):
+        def expired(_signum, _frame):
+            raise TestTimeout(f'not finished within '
+                              f'{scaled(self.timeout):g} s')
+
+        self.work = WorkDir(self.id().split('.', 1)[-1])
+        bad = len(result.failures) + len(result.errors)
+        old = signal.signal(signal.SIGALRM, expired)
+        signal.setitimer(signal.ITIMER_REAL, scaled(self.timeout))
+        try:
+            return super().run(result)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+            failed = len(result.failures) + len(result.errors) > bad
+            kept = self.work.close(failed)
+            if kept and hasattr(result, 'diag'):
+                result.diag(f'files and logs: {kept}')
+
+    def adopt(self, process):
+        self.addCleanup(process.kill)
+        return process
+
+    def qemu(self, name='qemu', **kw):
+        return self.adopt(Qemu(self.work, name, **kw))
+
+    def replica(self, name='replica', **kw):
+        return self.adopt(Replica(self.work, name, **kw))
+
+    def process(self, name, argv, **kw):
+        return self.adopt(Process(self.work, name, argv, **kw))
+
+    def diag(self, text):
+        """A line of the test's output, as '# text'"""
+        print(f'# {text}', flush=True)
