@@ -1,412 +1,394 @@
-#!/usr/bin/python3
+#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The device from outside, with stores and flushes by the qtest protocol."""
+"""The device from outside, with stores and flushes by the qtest protocol"""
+
 import os
 import shutil
 
-from pmemha.process import Qemu, Replica, pmem_args, pmemctl
-from pmemha.qtest import HINT, PMEM_BASE, QtestQemu
-from pmemha import tap
-from pmemha.tap import cases, check, equal
+from pmemha import QmpError, TestCase, main
+from pmemha.device import HINT, PMEM_BASE, PmemMachine
 
 SIZE = 16 << 20
 PAGE = 4096
 
 
-def content(path):
-    with open(path, 'rb') as f:
-        return f.read()
+class DeviceTest(TestCase):
+    """One replica, r; primaries on p.img and p.state"""
+
+    def setUp(self):
+        self.r = self.replica(size=SIZE).start()
+
+    def path(self, name):
+        return self.work.path(name)
+
+    def content(self, name):
+        with open(self.path(name), 'rb') as f:
+            return f.read()
+
+    def promoted(self):
+        answer = self.r.qmp.cmd('pmem-replica-promote')
+        return self.content(answer['mem-path'])
+
+    def machine(self, name='qemu', back='p.img', size=SIZE, replica=True,
+                state='p.state', machine='q35,nvdimm=on', **kw):
+        if not os.path.exists(self.path(back)):
+            self.work.sparse(back, size)
+        q = self.adopt(PmemMachine(self.work, name, machine=machine))
+        return q.pmem_ha(back, size, 0, self.r if replica is True else replica,
+                         state, **kw)
+
+    def primary(self, name='qemu', **kw):
+        q = self.machine(name, **kw).start()
+        q.settle()
+        return q
+
+    def refused(self, q, *texts):
+        said = q.expect_refusal()
+        for text in texts:
+            self.assertIn(text, said)
 
 
-def start(work, replica, name='qemu', back='p.img', state='p.state', more=(),
-          index=0, **kw):
-    path = work.file(back)
-    if not os.path.exists(path):
-        work.sparse(back, SIZE)
-    return QtestQemu(work, pmem_args(path, SIZE, index, replica,
-                                     work.file(state), **kw) + list(more),
-                     name=name)
+class Mirror(DeviceTest):
 
-
-def refused(qemu, *texts):
-    """QEMU ends by itself and its message has all of texts."""
-    check(qemu.wait(30) != 0, 'QEMU started')
-    for text in texts:
-        check(text in qemu.errors(), 'no %r in: %s' % (text, qemu.errors()))
-
-
-def promoted_image(replica):
-    return content(replica.promote()['mem-path'])
-
-
-def test_flush_reaches_the_replica(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE + 8, 0x1122334455667788)
-    q.write(PMEM_BASE + SIZE - 16, b'end')
-    q.flush()
-    q.writeq(PMEM_BASE + 5 * PAGE, 0xdead)      # never flushed
-    q.kill()
-    os.unlink(work.file('p.img'))
-    image = promoted_image(r)
-    equal(image[8:16].hex(), '8877665544332211', 'flushed store')
-    equal(image[-16:-13], b'end', 'flushed store at the end')
-    equal(image[5 * PAGE:5 * PAGE + 2], b'\0\0', 'store that was not flushed')
-
-
-@cases(1, 2, 4, 8)
-def test_hint_of_any_width(work, width):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    before = q.query()['flushes']
-    q.command('write%s 0x%x 0xff' % ({1: 'b', 2: 'w', 4: 'l', 8: 'q'}[width],
-                                     HINT + 64 - width))
-    equal(q.query()['flushes'], before + 1, 'flushes')
-    equal(q.readq(HINT), 0, 'hint reads as')
-    q.writeq(HINT + 64, 1)
-    equal(q.query()['flushes'], before + 1, 'flushes by the hint of slot 1')
-
-
-def test_two_devices(work):
-    r = Replica(work, SIZE, exports=2)
-    args = []
-    for i in range(2):
-        work.sparse('p%d.img' % i, SIZE)
-        args += pmem_args(work.file('p%d.img' % i), SIZE, i, r,
-                          work.file('p%d.state' % i))
-    q = QtestQemu(work, args)
-    q.settle('pm0')
-    q.settle('pm1')
-    second = int(q.hmp_address('pm1'), 0) if hasattr(q, 'hmp_address') \
-        else PMEM_BASE + SIZE
-    q.writeq(PMEM_BASE, 1)
-    q.writeq(second, 2)
-    q.flush(1)
-    q.kill()
-    equal(content(r.promote(export='pm1')['mem-path'])[0], 2, 'pm1')
-    equal(content(r.promote(export='pm0')['mem-path'])[0], 0,
-          'pm0, not flushed')
-
-
-def test_orderly_restart_needs_no_copy(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE, 7)
-    q.flush()
-    q.qmp.cmd('quit')
-    equal(q.wait(), 0, 'exit status')
-    q = start(work, r, name='again')
-    info = q.settle()
-    equal(info['epoch-captured'], 2, 'epoch')
-    check(info['wire-bytes'] < 4096, 'a copy was made: %r' % info)
-    q.writeq(PMEM_BASE + PAGE, 8)
-    q.flush()
-    q.kill()
-    image = promoted_image(r)
-    equal((image[0], image[PAGE]), (7, 8), 'stores before and after')
-
-
-def test_killed_primary_copies_again(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE, 7)
-    q.kill()                    # store without a flush
-    q = start(work, r, name='again')
-    q.settle()
-    q.kill()
-    equal(promoted_image(r)[0], 7, 'store of the first run')
-
-
-def test_last_epoch_at_quit(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE, 9)
-    q.qmp.cmd('quit')
-    equal(q.wait(), 0, 'exit status')
-    equal(promoted_image(r)[0], 9, 'store without a flush before quit')
-
-
-def older_copy(work, files):
-    """A primary that ran on after its files were copied."""
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE, 1)
-    q.qmp.cmd('quit')
-    q.wait()
-    for name in files:
-        shutil.copy(work.file(name), work.file(name + '.old'))
-    q = start(work, r, name='second')
-    q.settle()
-    q.writeq(PMEM_BASE, 2)
-    q.flush()
-    q.qmp.cmd('quit')
-    q.wait()
-    for name in files:
-        shutil.copy(work.file(name + '.old'), work.file(name))
-    q = start(work, r, name='third')
-    return r, q
-
-
-def test_older_backing_file_is_refused(work):
-    r, q = older_copy(work, ['p.img'])
-    refused(q, "pm0", 'does not hold what state-file', 'epoch')
-    equal(promoted_image(r)[0], 2, 'the replica kept the newest')
-
-
-def test_older_backing_and_state_are_refused(work):
-    r, q = older_copy(work, ['p.img', 'p.state'])
-    refused(q, 'holds epoch 3 of generation 1', 'epoch 2 of generation 1',
-            'nothing was overwritten')
-    equal(promoted_image(r)[0], 2, 'the replica kept the newest')
-
-
-def test_lost_state_file_is_refused(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.kill()
-    os.unlink(work.file('p.state'))
-    refused(start(work, r, name='again'), 'holds epoch 1', 'nothing was')
-
-
-def test_promote_fences_the_primary(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.qmp.cmd('cont')
-    r.promote()
-    q.qmp.wait_event('PMEM_HA_STATE', 10, state='fenced')
-    q.qmp.wait_event('STOP', 10)
-    equal(q.query()['state'], 'fenced', 'state')
-    q.qmp.cmd('cont')
-    q.qmp.wait_event('STOP', 10)
-    check(not q.qmp.cmd('query-status')['running'], 'it runs again')
-    q.kill()
-    refused(start(work, r, name='again'), 'promoted to generation 2')
-
-
-def test_second_host_and_way_back(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE, 5)
-    q.flush()
-    q.kill()
-    text = pmemctl(work, 'promote', '--socket', r.qmp_path)
-    line = [l for l in text.splitlines() if l.startswith('-object')][-1]
-    r.terminate()
-    # The printed arguments, as they are
-    second = QtestQemu(work, line.split(), name='second')
-    equal(second.readq(PMEM_BASE), 5, 'content at the second host')
-    equal(second.query()['generation'], 2, 'generation')
-    equal(second.query()['state'], 'standalone', 'state')
-    second.writeq(PMEM_BASE, 6)
-    second.qmp.cmd('quit')
-    second.wait()
-    # The way back: a new replica where the first primary was
-    back = Replica(work, SIZE, name='back', image='back%d.img')
-    third = QtestQemu(work, line.split()[:2] + [
-        '-object', 'pmem-replica,id=r0,addr.type=unix,addr.path=' + back.sock,
-        '-device', line.split()[3] + ',replica=r0'], name='third')
-    third.settle()
-    third.kill()
-    equal(promoted_image(back)[0], 6, 'content on the way back')
-
-
-def test_image_of_a_replica_is_refused(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.kill()
-    path = r.images[0]
-    refused(QtestQemu(work, pmem_args(path, SIZE, state=work.file('x.state')),
-                      name='live'), 'pm0', 'replica')
-    r.kill()
-    refused(QtestQemu(work, pmem_args(path, SIZE, state=work.file('x.state')),
-                      name='dead'), 'is the image of a replica')
-
-
-def test_backing_file_in_use(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    other = QtestQemu(work, pmem_args(work.file('p.img'), SIZE), name='other')
-    refused(other, 'in use by another QEMU')
-
-
-def test_replica_absent_at_start(work):
-    q = start(work, None, more=[])
-    q.kill()
-    q = QtestQemu(work, pmem_args(
-        work.file('p.img'), SIZE, state=work.file('q.state'),
-        replica=type('No', (), {'sock': work.file('no.sock')}),
-        object_options=',connect-timeout-ms=300'), name='absent')
-    refused(q, 'no.sock', 'connect-timeout-ms=300', 'Start qemu-pmem-replica')
-    check(not os.path.getsize(work.file('q.state')), 'state file written')
-
-
-def test_replica_comes_later(work):
-    sock = work.file('replica.sock')
-    work.sparse('p.img', SIZE)
-    q = QtestQemu(work, pmem_args(
-        work.file('p.img'), SIZE, state=work.file('p.state'),
-        replica=type('No', (), {'sock': sock}),
-        object_options=',connect-timeout-ms=0'))
-    equal(q.query()['state'], 'connecting', 'state')
-    r = Replica(work, SIZE)
-    q.wait_state('in-sync')
-    q.writeq(PMEM_BASE, 3)
-    q.flush()
-    q.kill()
-    equal(promoted_image(r)[0], 3, 'store')
-
-
-def test_replica_restarts(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    for n in range(5):
-        q.writeq(PMEM_BASE + n * PAGE, n + 1)
+    def test_flush_reaches_the_replica(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE + 8, 0x1122334455667788)
+        q.mem.write(PMEM_BASE + SIZE - 16, b'end')
         q.flush()
-        r.kill()
-        r = Replica(work, SIZE)
+        q.writeq(PMEM_BASE + 5 * PAGE, 0xdead)      # never flushed
+        q.kill()
+        os.unlink(self.path('p.img'))
+        image = self.promoted()
+        self.assertEqual(image[8:16].hex(), '8877665544332211')
+        self.assertEqual(image[-16:-13], b'end')
+        self.assertEqual(image[5 * PAGE:5 * PAGE + 2], b'\0\0')
+
+    def test_hint_of_any_width(self):
+        q = self.primary()
+        for n, (op, width) in enumerate([('b', 1), ('w', 2), ('l', 4),
+                                         ('q', 8)], 1):
+            q.mem.ask(f'write{op} {HINT + 64 - width:#x} 0xff')
+            self.assertEqual(q.query()['flushes'], n)
+            self.assertEqual(q.mem.readq(HINT), 0)
+        q.writeq(HINT + 64, 1)                      # the hint of slot 1
+        self.assertEqual(q.query()['flushes'], 4)
+
+    def test_large_epoch_is_sent_from_guest_memory(self):
+        q = self.primary(options=',staging-size=64K')
+        for n in range(64):
+            q.writeq(PMEM_BASE + n * PAGE, n + 1)
+        q.flush()
+        q.kill()
+        image = self.promoted()
+        self.assertEqual([image[n * PAGE] for n in range(64)],
+                         list(range(1, 65)))
+
+    def test_ack_levels(self):
+        q = None
+        for n, ack in enumerate(['received', 'journaled', 'applied']):
+            q = self.primary(ack, options=',ack=' + ack)
+            q.writeq(PMEM_BASE + n * PAGE, n + 1)
+            q.flush()
+            self.assertEqual(q.query()['ack'], ack)
+            self.assertEqual(q.quit(), 0)
+        image = self.promoted()
+        self.assertEqual([image[n * PAGE] for n in range(3)], [1, 2, 3])
+
+    def test_hot_plug(self):
+        self.work.sparse('p.img', SIZE)
+        q = self.adopt(PmemMachine(self.work)).start()
+        q.qmp.cmd('object-add', qom_type='memory-backend-file', id='mem0',
+                  mem_path='p.img', size=SIZE, share=True)
+        q.qmp.raw_cmd('object-add', {
+            'qom-type': 'pmem-replica', 'id': 'r0',
+            'addr': {'type': 'unix', 'path': self.r.socket}})
+        q.qmp.cmd('device_add', driver='pmem-ha', id='pm0', memdev='mem0',
+                  replica='r0', state_file='p.state')
+        q.settle()
+        q.writeq(PMEM_BASE, 2)
+        q.flush()
+        q.kill()
+        self.assertEqual(self.promoted()[0], 2)
+
+
+class TwoDevices(DeviceTest):
+
+    def test_each_has_its_own_epochs(self):
+        other = self.replica('other', export='pm1', image='other.img',
+                             size=SIZE).start()
+        self.work.sparse('p1.img', SIZE)
+        q = self.machine().pmem_ha('p1.img', SIZE, 1, other, 'p1.state')
+        q.start()
+        q.settle('pm0')
+        q.settle('pm1')
+        q.writeq(PMEM_BASE, 1)
+        q.writeq(PMEM_BASE + SIZE, 2)
+        q.flush(1)
+        q.kill()
+        answer = other.qmp.cmd('pmem-replica-promote')
+        self.assertEqual(self.content(answer['mem-path'])[0], 2)
+        self.assertEqual(self.promoted()[0], 0, 'pm0 was not flushed')
+
+
+class Restart(DeviceTest):
+
+    def test_orderly_restart_needs_no_copy(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 7)
+        q.flush()
+        self.assertEqual(q.quit(), 0)
+        q = self.primary('again')
+        self.assertEqual(q.query()['epoch-captured'], 2)
+        self.assertLess(q.query()['wire-bytes'], 4096)
+        q.writeq(PMEM_BASE + PAGE, 8)
+        q.flush()
+        q.kill()
+        image = self.promoted()
+        self.assertEqual((image[0], image[PAGE]), (7, 8))
+
+    def test_killed_primary_copies_again(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 7)
+        q.kill()                                    # a store, no flush
+        self.primary('again').kill()
+        self.assertEqual(self.promoted()[0], 7)
+
+    def test_last_epoch_at_quit(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 9)
+        self.assertEqual(q.quit(), 0)
+        self.assertEqual(self.promoted()[0], 9)
+
+    def run_on_after_a_copy_of(self, *files):
+        """The files are put back as they were before the last run."""
+        q = self.primary()
+        q.writeq(PMEM_BASE, 1)
+        q.quit()
+        for name in files:
+            shutil.copy(self.path(name), self.path(name + '.old'))
+        q = self.primary('second')
+        q.writeq(PMEM_BASE, 2)
+        q.flush()
+        q.quit()
+        for name in files:
+            shutil.copy(self.path(name + '.old'), self.path(name))
+
+    def test_older_backing_file_is_refused(self):
+        self.run_on_after_a_copy_of('p.img')
+        self.refused(self.machine('third'), 'pm0',
+                     'does not hold what state-file', 'epoch 3')
+        self.assertEqual(self.promoted()[0], 2)
+
+    def test_older_backing_and_state_are_refused(self):
+        self.run_on_after_a_copy_of('p.img', 'p.state')
+        self.refused(self.machine('third'), 'holds epoch 3 of generation 1',
+                     'epoch 2 of generation 1', 'nothing was overwritten')
+        self.assertEqual(self.promoted()[0], 2)
+
+    def test_lost_state_file_is_refused(self):
+        self.primary().kill()
+        os.unlink(self.path('p.state'))
+        self.refused(self.machine('again'), 'uuid')
+        uuid = self.r.qmp.cmd('query-pmem-replica')[0]['uuid']
+        self.refused(self.machine('same', options=',uuid=' + uuid),
+                     'holds epoch 1 of generation 1',
+                     'nothing was overwritten')
+
+    def test_standalone_run_is_not_taken_for_equal(self):
+        q = self.primary()
+        q.quit()
+        q = self.machine('alone', replica=None).start()
+        q.writeq(PMEM_BASE, 3)
+        q.quit()
+        self.primary('again').kill()
+        self.assertEqual(self.promoted()[0], 3)
+
+    def test_replica_restarts(self):
+        q = self.primary()
+        for n in range(5):
+            q.writeq(PMEM_BASE + n * PAGE, n + 1)
+            q.flush()
+            self.r.kill()
+            self.r = self.replica(f'replica{n}', size=SIZE)
+            self.r.socket = 'replica.sock'
+            self.r.argv = [a.replace(f'replica{n}.sock', 'replica.sock')
+                           for a in self.r.argv]
+            self.r.start()
+            q.wait_reconnected(n + 1)
+        self.assertLess(q.query()['wire-bytes'], SIZE, 'copied each time')
+        q.kill()
+        image = self.promoted()
+        self.assertEqual([image[n * PAGE] for n in range(5)],
+                         [1, 2, 3, 4, 5])
+
+    def test_replica_without_its_data_gets_a_copy(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 4)
+        q.flush()
+        self.r.kill()
+        for name in os.listdir(self.work.dir):
+            if name.startswith('replica.img'):
+                os.unlink(self.path(name))
+        self.r = self.replica(size=SIZE).start()
+        q.wait_reconnected(1)
+        q.kill()
+        self.assertEqual(self.promoted()[0], 4)
+
+    def test_replica_comes_later(self):
+        self.r.kill()
+        q = self.machine(replica_options=',connect-timeout-ms=0').start()
+        self.assertEqual(q.query()['state'], 'connecting')
+        self.r = self.replica(size=SIZE).start()
         q.wait_state('in-sync')
-    info = q.settle()
-    check(info['wire-bytes'] < 3 * SIZE, 'copied at each reconnect')
-    q.kill()
-    image = promoted_image(r)
-    equal([image[n * PAGE] for n in range(5)], [1, 2, 3, 4, 5], 'stores')
+        q.writeq(PMEM_BASE, 3)
+        q.flush()
+        q.kill()
+        self.assertEqual(self.promoted()[0], 3)
 
 
-def test_replica_without_its_data_gets_a_copy(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.writeq(PMEM_BASE, 4)
-    q.flush()
-    r.kill()
-    for name in os.listdir(work.path):
-        if name.startswith('replica0.img'):
-            os.unlink(work.file(name))
-    r = Replica(work, SIZE)
-    q.wait_state('in-sync')
-    q.kill()
-    equal(promoted_image(r)[0], 4, 'store')
+class Promote(DeviceTest):
+
+    def test_primary_is_fenced(self):
+        q = self.primary()
+        q.qmp.cmd('cont')
+        self.r.qmp.cmd('pmem-replica-promote')
+        q.qmp.wait_event('PMEM_HA_STATE', 10,
+                         lambda d: d['state'] == 'fenced')
+        q.qmp.wait_event('STOP', 10)
+        self.assertEqual(q.query()['state'], 'fenced')
+        q.qmp.cmd('cont')
+        q.qmp.wait_event('STOP', 10)
+        self.assertFalse(q.qmp.cmd('query-status')['running'])
+        q.kill()
+        self.refused(self.machine('again'), 'promoted to generation 2')
+
+    def test_second_host_and_way_back(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 5)
+        q.flush()
+        q.kill()
+        answer = self.r.ctl('promote')
+        self.r.signal(15)
+        self.r.wait(10)
+        args = answer['command-line']
+        # The printed arguments as they are
+        second = self.adopt(PmemMachine(self.work, 'second')).add(*args)
+        second.start()
+        self.assertEqual(second.mem.readq(PMEM_BASE), 5)
+        self.assertEqual(second.query()['generation'], 2)
+        self.assertEqual(second.query()['state'], 'standalone')
+        second.writeq(PMEM_BASE, 6)
+        second.quit()
+        # The way back: a new replica where the first primary was
+        self.r = self.replica('back', image='back.img', size=SIZE).start()
+        device = args.index('-device') + 1
+        args[device] += ',replica=r0'
+        third = self.adopt(PmemMachine(self.work, 'third'))
+        third.add('-object', self.r.object(), *args).start()
+        third.settle()
+        third.kill()
+        self.assertEqual(self.promoted()[0], 6)
+
+    def test_image_of_a_replica_is_refused(self):
+        self.primary().kill()
+        self.refused(self.machine('live', back='replica.img', replica=None,
+                                  state='x.state'), 'pm0', 'replica')
+        self.r.kill()
+        self.refused(self.machine('dead', back='replica.img', replica=None,
+                                  state='x.state'),
+                     'is the image of a replica')
 
 
-@cases(('size', 2 * SIZE, {}, 'size'),
-       ('slot', SIZE, {'device_options': ',slot=1'}, 'slot'),
-       ('uuid', SIZE, {'device_options':
-                       ',uuid=00000000-0000-4000-8000-00000000000b'}, 'UUID'),
-       ('label-size', SIZE, {'device_options': ',label-size=128K'}, 'label'))
-def test_mismatch_is_refused_by_name(work, case):
-    _, size, options, word = case
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    q.kill()
-    work.sparse('other.img', size)
-    other = QtestQemu(work, pmem_args(work.file('other.img'), size, 0, r,
-                                      work.file('other.state'), **options),
-                      name='other')
-    refused(other, word)
+class Refusals(DeviceTest):
+
+    def test_backing_file_in_use(self):
+        self.primary()
+        self.refused(self.machine('other', replica=None, state=None),
+                     'in use by another QEMU')
+
+    def test_replica_absent(self):
+        self.r.kill()
+        self.refused(self.machine(replica_options=',connect-timeout-ms=300'),
+                     'replica.sock', 'connect-timeout-ms=300',
+                     'Start qemu-pmem-replica')
+        self.assertFalse(os.path.getsize(self.path('p.state')))
+
+    def check_mismatch(self, word, size=SIZE, **kw):
+        self.primary().kill()
+        self.refused(self.machine('other', back='other.img', size=size,
+                                  state='other.state', **kw), word)
+
+    def test_other_size(self):
+        self.check_mismatch('size', size=2 * SIZE)
+
+    def test_other_slot(self):
+        self.check_mismatch('slot', options=',slot=1')
+
+    def test_other_uuid(self):
+        self.check_mismatch('uuid', options=',uuid=00000000-0000-4000-8000-'
+                            '00000000000b')
+
+    def test_other_label_size(self):
+        self.check_mismatch('label', options=',label-size=128K')
+
+    def test_options_by_name(self):
+        for n, option in enumerate([
+                'on-link-loss=solo', 'flush-track=insn',
+                'consistency-group=g', 'staging-size=1', 'ack=never',
+                'mode=maybe', 'flush-track=maybe']):
+            with self.subTest(option):
+                self.refused(self.machine(f'q{n}', options=',' + option),
+                             option.split('=', maxsplit=1)[0])
+
+    def test_replica_options_by_name(self):
+        for n, option in enumerate(['transport=rdma', 'transport=shm',
+                                    'link-timeout-ms=1', 'tls-creds=none']):
+            with self.subTest(option):
+                self.refused(self.machine(f'q{n}',
+                                          replica_options=',' + option),
+                             option.split('=', maxsplit=1)[0])
+
+    def test_no_state_file(self):
+        self.refused(self.machine(state=None), 'state-file')
+
+    def test_machine_that_needs_no_flush(self):
+        self.refused(self.machine(
+            machine='q35,nvdimm=on,nvdimm-persistence=cpu'),
+            'nvdimm-persistence=cpu')
+
+    def test_state_file_of_another_kind(self):
+        self.work.write('p.state', b'not a state file' * 512)
+        self.refused(self.machine(), 'p.state')
+
+    def test_state_file_of_another_size(self):
+        self.primary().quit()
+        self.refused(self.machine('other', back='big.img', size=2 * SIZE,
+                                  replica=None), 'p.state', str(SIZE))
+
+    def test_migration(self):
+        q = self.primary()
+        with self.assertRaises(QmpError) as e:
+            q.qmp.cmd('migrate', uri='exec:cat >/dev/null')
+        self.assertIn('pm0', str(e.exception))
 
 
-@cases('on-link-loss=solo', 'flush-track=insn', 'consistency-group=g',
-       'staging-size=1', 'ack=never', 'mode=maybe', 'flush-track=maybe')
-def test_option_is_refused_by_name(work, option):
-    r = Replica(work, SIZE)
-    q = start(work, r, device_options=',' + option)
-    refused(q, option.split('=')[0] if '=' in option else option)
+class Off(DeviceTest):
 
+    def test_standalone_makes_no_epoch(self):
+        q = self.machine(replica=None, state=None)
+        q.add('-trace', 'pmem_ha_capture', '-trace', 'pmem_ha_flush').start()
+        for _ in range(20):
+            q.writeq(HINT, 1)
+        self.assertEqual(q.query()['flushes'], 20)
+        q.quit()
+        self.assertNotIn('pmem_ha_capture', q.output())
+        self.assertNotIn('pmem_ha_flush', q.output())
 
-def test_machine_that_needs_no_flush_is_refused(work):
-    r = Replica(work, SIZE)
-    work.sparse('p.img', SIZE)
-    q = QtestQemu(work, pmem_args(work.file('p.img'), SIZE, 0, r,
-                                  work.file('p.state')),
-                  machine=['-machine', 'q35,nvdimm=on,nvdimm-persistence=cpu',
-                           '-m', '64M,slots=4,maxmem=4G', '-S'])
-    refused(q, 'nvdimm-persistence=cpu')
-
-
-def test_migration_is_refused(work):
-    r = Replica(work, SIZE)
-    q = start(work, r)
-    q.settle()
-    try:
-        q.qmp.cmd('migrate', uri='exec:cat >/dev/null')
-    except Exception as e:      # pylint: disable=broad-except
-        check('pm0' in str(e), str(e))
-        return
-    raise AssertionError('migration started')
-
-
-def test_hot_plug(work):
-    r = Replica(work, SIZE)
-    work.sparse('p.img', SIZE)
-    q = QtestQemu(work, [])
-    q.qmp.cmd('object-add', qom_type='memory-backend-file', id='mem0',
-              mem_path=work.file('p.img'), size=SIZE, share=True)
-    q.qmp.cmd('object-add', qom_type='pmem-replica', id='r0',
-              addr={'type': 'unix', 'path': r.sock})
-    q.qmp.cmd('device_add', driver='pmem-ha', id='pm0', memdev='mem0',
-              replica='r0', state_file=work.file('p.state'))
-    q.settle()
-    q.writeq(PMEM_BASE, 2)
-    q.flush()
-    q.kill()
-    equal(promoted_image(r)[0], 2, 'store')
-
-
-def test_large_epoch_is_sent_from_guest_memory(work):
-    r = Replica(work, SIZE)
-    q = start(work, r, device_options=',staging-size=64K')
-    q.settle()
-    for n in range(64):
-        q.writeq(PMEM_BASE + n * PAGE, n + 1)
-    q.flush()
-    q.kill()
-    image = promoted_image(r)
-    equal([image[n * PAGE] for n in range(64)], list(range(1, 65)), 'stores')
-
-
-@cases('received', 'journaled', 'applied')
-def test_ack_level(work, ack):
-    r = Replica(work, SIZE)
-    q = start(work, r, device_options=',ack=' + ack)
-    q.settle()
-    q.writeq(PMEM_BASE, 2)
-    q.flush()
-    equal(q.query()['ack'], ack, 'ack')
-    q.kill()
-    equal(promoted_image(r)[0], 2, 'store')
-
-
-def test_standalone_makes_no_epoch(work):
-    work.sparse('p.img', SIZE)
-    q = QtestQemu(work, pmem_args(work.file('p.img'), SIZE) + [
-        '-trace', 'pmem_ha_capture', '-trace', 'pmem_ha_flush'])
-    for _ in range(20):
-        q.writeq(HINT, 1)
-    equal(q.query()['flushes'], 20, 'flushes')
-    q.qmp.cmd('quit')
-    q.wait()
-    check('pmem_ha_capture' not in q.errors(), 'an epoch was captured')
-    check('pmem_ha_flush' not in q.errors(), 'a flush waited')
-
-
-def test_no_device(work):
-    q = Qemu(work, ['-machine', 'none'])
-    equal(q.qmp.cmd('query-pmem-ha'), [], 'devices')
-    check('No pmem-ha' in q.qmp.hmp('info pmem-ha'), 'info pmem-ha')
+    def test_no_device(self):
+        q = self.qemu(machine='none').start()
+        self.assertEqual(q.qmp.cmd('query-pmem-ha'), [])
+        self.assertIn('No pmem-ha', q.hmp('info pmem-ha'))
 
 
 if __name__ == '__main__':
-    tap.main(globals())
+    main()

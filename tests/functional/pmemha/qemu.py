@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A QEMU process: options, QMP, consoles, and its end"""
 
+import os
+
 from .paths import program
 from .process import Process
 from .qmp import QmpChannel
@@ -20,6 +22,9 @@ class Qemu(Process):
             binary or program('QEMU'), '-nodefaults', '-no-user-config',
             '-display', 'none', '-name', name, '-machine', machine,
             '-accel', accel, '-m', memory, '-smp', str(smp)])
+        if os.environ.get('QEMU_FIRMWARE'):
+            # A program that runs outside of its build tree needs it.
+            self.add('-L', os.environ['QEMU_FIRMWARE'])
         self.qmp, fd = self.pair('qmp', QmpChannel)
         self.add('-chardev', f'socket,id=qmp,fd={fd}',
                  '-mon', 'chardev=qmp,mode=control')
