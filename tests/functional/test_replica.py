@@ -86,7 +86,8 @@ class ReplicaTest(ReplicaTestCase):
             raw(b'GET / HTTP/1.1\r\nHost: replica\r\n' + b'\r\n' * 20)
             raw(os.urandom(64))
             raw(bytes(64))
-            newer = bytearray(wire.Msg(wire.HELLO, payload=b'x' * 80).encode(0))
+            m = wire.Msg(wire.HELLO, payload=b'x' * 80)
+            newer = bytearray(m.encode(0))
             newer[4] = 2
             raw(bytes(newer), text='version 2')
             raw(wire.Msg(wire.PING).encode(0), text='HELLO must be first')
@@ -250,8 +251,9 @@ class ReplicaTest(ReplicaTestCase):
             assert 'generation: 2' in lines and 'epoch: 5' in lines, lines
             argv = shlex.split(lines[-1])
             assert argv[0] == '-object' and argv[2] == '-device', argv
-            assert argv[1] == ('memory-backend-file,id=mem0,mem-path=%s,size=%d,'
-                               'share=on' % (d.img, SIZE)), argv
+            assert argv[1] == (
+                'memory-backend-file,id=mem0,mem-path=%s,size=%d,share=on'
+                % (d.img, SIZE)), argv
             assert argv[3] == ('pmem-ha,id=pm0,memdev=mem0,slot=1,uuid=%s,'
                                'state-file=%s.state' % (UUID, d.img)), argv
             # the connected primary is told; nothing else ever arrives
@@ -263,15 +265,15 @@ class ReplicaTest(ReplicaTestCase):
                 expect_fenced(lambda: hello(c2, generation=3), 2)
             assert d.content() == model.images[5]
             s = wire.read_state_file(d.img + '.state')
-            assert (s['generation'], s['captured'], s['acked'], s['clean']) == \
-                (2, 5, 5, True), s
+            assert [s[k] for k in ('generation', 'captured', 'acked',
+                                   'clean')] == [2, 5, 5, True], s
             assert s['digest'] == hashlib.sha256(d.content()).digest()
             assert s['history'] == [(1, 5)] and s['uuid'] == UUID, s
             assert not os.path.exists(d.img + '.replica')
             # a second promotion answers the same and touches nothing
             with open(d.img, 'r+b') as f:
                 f.write(b'written by the second host')
-            again = d.promote('--state-file', os.path.join(self.work.dir, 'elsewhere'))
+            again = d.promote('--state-file', self.work.path('elsewhere'))
             assert again['epoch'] == 5 and again['generation'] == 2, again
             assert again['state-file'] == d.img + '.state', again
             assert not os.path.exists(os.path.join(self.work.dir, 'elsewhere'))
@@ -294,10 +296,12 @@ class ReplicaTest(ReplicaTestCase):
             assert out.returncode == 1 and "'nope'" in out.stderr, out
             c, _ = self.seeded(d)
             out = d.pmemctl('promote', '--state-file', '/nonexistent/state')
-            assert out.returncode == 1 and '/nonexistent/state' in out.stderr, out
+            assert out.returncode == 1, out
+            assert '/nonexistent/state' in out.stderr, out
             c.epoch(4, [Page(0, b'a' * PAGE)])
             c.close()
-            for verb in ('verify', 'resync', 'power-fail', 'recover', 'metrics'):
+            for verb in ('verify', 'resync', 'power-fail', 'recover',
+                         'metrics'):
                 out = d.pmemctl(verb)
                 assert out.returncode == 4, out
                 assert 'not available yet' in out.stderr, out
@@ -364,9 +368,11 @@ class ReplicaTest(ReplicaTestCase):
             self.skipTest('openssl is missing')
 
         def run(*cmd):
-            subprocess.run(cmd, check=True, capture_output=True, cwd=self.work.dir)
+            subprocess.run(cmd, check=True, capture_output=True,
+                           cwd=self.work.dir)
 
-        run('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days',
+        run('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes',
+            '-days',
             '2', '-subj', '/CN=test-ca', '-keyout', 'ca.key', '-out',
             'ca-cert.pem')
         for name in ('server', 'client', 'other'):

@@ -2,7 +2,8 @@
 """
 A client of qemu-pmem-replica that shares no code with QEMU.
 
-Written from docs/interop/pmem-ha-protocol.rst and docs/specs/pmem-ha-media.rst.
+Written from docs/interop/pmem-ha-protocol.rst and
+docs/specs/pmem-ha-media.rst.
 """
 
 import socket
