@@ -351,6 +351,11 @@ class Refusals(DeviceTest):
     def test_no_state_file(self):
         self.refused(self.machine(state=None), 'state-file')
 
+    def test_backing_that_does_not_outlive_qemu(self):
+        q = self.machine()
+        q.argv = [a.replace('share=on', 'share=off') for a in q.argv]
+        self.refused(q, 'share=on')
+
     def test_machine_that_needs_no_flush(self):
         self.refused(self.machine(
             machine='q35,nvdimm=on,nvdimm-persistence=cpu'),

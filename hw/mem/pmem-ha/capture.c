@@ -189,32 +189,46 @@ static void satisfy_without_epoch_locked(PmemHaDevice *s)
 
 /*
  * The content does not fit: the vCPUs stay where they are until it is sent.
- * Not for the price of a hang: whoever wants them to stop gets them, and the
- * epoch is cancelled.
+ * Not for the price of a hang: whoever wants them to stop gets them, and so
+ * does everybody when the link makes no progress; the epoch is cancelled.
  */
 static void hold_locked(PmemHaDevice *s, CPUState *cpu)
 {
+    uint64_t sent = qatomic_read(&s->wire_bytes);
+    int64_t since = get_clock();
+
     while (s->direct_hold) {
         qemu_cond_timedwait(&s->settled, &s->lock, DIRECT_POLL_MS);
-        if (s->direct_hold && (s->quit || (cpu && qatomic_read(&cpu->stop)))) {
+        if (qatomic_read(&s->wire_bytes) != sent) {
+            sent = qatomic_read(&s->wire_bytes);
+            since = get_clock();
+        }
+        if (s->direct_hold &&
+            (s->quit || (cpu && qatomic_read(&cpu->stop)) ||
+             get_clock() - since > PMEM_HA_STALL_MS * SCALE_MS)) {
             s->direct_hold = false;
             s->direct_cancel = true;
         }
     }
 }
 
-static void capture(PmemHaDevice *s, CPUState *cpu)
+/* Returns whether all that was dirty is now in an epoch. */
+static bool capture(PmemHaDevice *s, CPUState *cpu)
 {
     int64_t start = get_clock();
     PmemHaEpoch *e;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->capture_queued = false;
-        if (!s->link_ready || s->epoch) {
-            return;
+        if (!s->link_ready || s->epoch || s->capturing) {
+            return false;
         }
         s->capturing = true;
         s->want_epoch = false;
+        if (s->restored) {
+            /* What came from a snapshot went past the dirty bits. */
+            pmem_ha_mark_dirty(s, 0, s->size);
+            s->restored = false;
+        }
     }
 
     e = take_epoch(s);
@@ -225,7 +239,7 @@ static void capture(PmemHaDevice *s, CPUState *cpu)
             pmem_ha_epoch_free(e);
             satisfy_without_epoch_locked(s);
             pmem_ha_kick_capture_locked(s);
-            return;
+            return true;
         }
         e->number = ++s->rec.captured;
         s->epoch = e;
@@ -239,19 +253,23 @@ static void capture(PmemHaDevice *s, CPUState *cpu)
         pmem_ha_histogram_add(&s->capture_us,
                               (get_clock() - start) / SCALE_US);
     }
+    return true;
 }
 
 void pmem_ha_capture_work(CPUState *cpu, run_on_cpu_data data)
 {
     PmemHaDevice *s = data.host_ptr;
 
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        s->capture_queued = false;
+    }
     capture(s, cpu);
     object_unref(OBJECT(s));
 }
 
-void pmem_ha_capture_paused(PmemHaDevice *s)
+bool pmem_ha_capture_paused(PmemHaDevice *s)
 {
-    capture(s, NULL);
+    return capture(s, NULL);
 }
 
 void pmem_ha_clear_work(CPUState *cpu, run_on_cpu_data data)

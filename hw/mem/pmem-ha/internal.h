@@ -141,6 +141,7 @@ struct PmemHaDevice {
     bool capture_queued;
     bool capturing;
     bool want_epoch;            /* a flush that nobody waits for */
+    bool restored;              /* memory was loaded from a snapshot */
     bool copy_running;          /* the next epoch completes a copy */
     bool clearing;              /* pmem_ha_clear_work() is queued */
     PmemHaEpoch *epoch;         /* under way, or NULL */
@@ -205,8 +206,11 @@ void pmem_ha_announce_locked(PmemHaDevice *s, const char *reason);
 void pmem_ha_capture_work(CPUState *cpu, run_on_cpu_data data);
 /* Exclusive work: forget which pages are dirty, a full copy starts. */
 void pmem_ha_clear_work(CPUState *cpu, run_on_cpu_data data);
-/* With all vCPUs paused: take an epoch from the main thread.  BQL. */
-void pmem_ha_capture_paused(PmemHaDevice *s);
+/*
+ * With all vCPUs paused: take an epoch from the main thread.  BQL.  Returns
+ * whether that could be done now.
+ */
+bool pmem_ha_capture_paused(PmemHaDevice *s);
 /* Start and end tracking.  BQL. */
 void pmem_ha_track(PmemHaDevice *s, bool on);
 /* Mark ranges dirty again.  Any thread. */

@@ -255,28 +255,30 @@ static uint64_t drain(PmemHaDevice *s)
                        PMEM_HA_FINISH_MS;
     PmemHaEpoch *probe;
     uint64_t unsent;
-    bool tried = false;
+    bool taken = false;
 
     qemu_mutex_lock(&s->lock);
     for (;;) {
         int64_t left = deadline - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
-        if (!s->epoch && s->link_ready && !tried) {
-            tried = true;
-            qemu_mutex_unlock(&s->lock);
-            pmem_ha_capture_paused(s);
-            qemu_mutex_lock(&s->lock);
-            continue;
-        }
-        if ((!s->epoch && tried) || left <= 0 || s->link_state !=
-            PMEM_HA_STATE_IN_SYNC) {
+        if ((!s->epoch && taken) || left <= 0 ||
+            s->link_state != PMEM_HA_STATE_IN_SYNC) {
             break;
         }
-        qemu_cond_timedwait(&s->settled, &s->lock, left);
+        if (!s->epoch && !taken) {
+            qemu_mutex_unlock(&s->lock);
+            taken = pmem_ha_capture_paused(s);
+            qemu_mutex_lock(&s->lock);
+            if (taken) {
+                continue;
+            }
+        }
+        /* A capture by a vCPU's thread ends without a signal. */
+        qemu_cond_timedwait(&s->settled, &s->lock, MIN(left, 10));
     }
     probe = s->epoch;
     unsent = probe ? probe->bytes : 0;
-    if (!tried || !s->synced) {
+    if (!taken || !s->synced) {
         /* At least something: what is dirty was not counted. */
         unsent = MAX(unsent, 1);
     }

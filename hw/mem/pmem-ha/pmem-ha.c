@@ -26,6 +26,7 @@
 #include "system/hostmem.h"
 #include "system/kvm.h"
 #include "system/reset.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "system/tcg.h"
 #include "system/qtest.h"
@@ -71,6 +72,7 @@ static void pmem_ha_exit(Notifier *n, void *data)
 static bool check_options(PmemHaDevice *s, Error **errp)
 {
     Object *machine = qdev_get_machine();
+    Object *backend = OBJECT(PC_DIMM(s)->hostmem);
     g_autofree char *persistence = NULL;
 
     if (s->on_link_loss == PMEM_HA_LINK_LOSS_SOLO) {
@@ -115,6 +117,18 @@ static bool check_options(PmemHaDevice *s, Error **errp)
         error_setg(errp, "pmem-ha device '%s': property 'replica' needs "
                    "-accel tcg; the dirty log of other accelerators is not "
                    "verified yet", s->name);
+        return false;
+    }
+    if (s->replica && runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "pmem-ha device '%s': property 'replica' can not be "
+                   "used with an incoming migration yet", s->name);
+        return false;
+    }
+    if (s->state_path && (!object_property_find(backend, "mem-path") ||
+                          !object_property_get_bool(backend, "share", NULL))) {
+        error_setg(errp, "pmem-ha device '%s': property 'state-file' speaks "
+                   "for a file that outlives QEMU, use a memory-backend-file "
+                   "with share=on as memdev", s->name);
         return false;
     }
     if (s->replica && NVDIMM(s)->readonly) {

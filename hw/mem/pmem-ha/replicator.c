@@ -73,6 +73,9 @@ static bool copy(PmemHaDevice *s, Error **errp)
         s->link_state = PMEM_HA_STATE_RESYNC;
         s->copy_running = true;
         s->clearing = true;
+        /* From here on dirty bits tell nothing about any older image (I3). */
+        s->synced = false;
+        s->proof_equal = false;
         s->resync_remaining = s->size;
         pmem_ha_announce_locked(s, NULL);
         object_ref(OBJECT(s));
@@ -224,7 +227,9 @@ static void link_lost(PmemHaDevice *s, Error *err)
     error_free(s->last_error);
     s->last_error = err;
     trace_pmem_ha_link_lost(s->name, err ? error_get_pretty(err) : "quit");
-    pmem_ha_announce_locked(s, err ? error_get_pretty(err) : NULL);
+    if (!s->quit) {
+        pmem_ha_announce_locked(s, err ? error_get_pretty(err) : NULL);
+    }
     qemu_cond_broadcast(&s->settled);
 }
 

@@ -113,6 +113,7 @@ static void pmem_ha_settle_bh(void *opaque)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         stop = s->stop_vm;
+        s->stop_vm = false;
         if (s->stalled && oldest_wait_ms_locked(s) < 0) {
             s->stalled = false;
             resume = true;
@@ -146,6 +147,7 @@ static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         fenced = s->link_state == PMEM_HA_STATE_FENCED;
+        s->restored |= state == RUN_STATE_RESTORE_VM;
     }
     if (running && fenced) {
         error_report("pmem-ha device '%s': the replica was promoted, this "
