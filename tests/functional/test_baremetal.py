@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The bare-metal guest runs, and its oracle accepts what a file holds."""
 
@@ -53,8 +53,7 @@ class BareMetalGuest(TestCase):
         """SIGKILL at any moment: QEMU's page cache holds every store."""
         g = self.guest('workload=records seed=9', smp=smp).start()
         for cpu in range(smp):
-            g.out.cursor = 0
-            g.out.wait_for(rf'^A {cpu} 300$', 20)
+            g.out.wait_seen(rf'^A {cpu} 300$', 20)
         g.kill()
         self.accepted(g)
 

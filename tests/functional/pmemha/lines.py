@@ -131,7 +131,8 @@ class Channel:
     def wait_for(self, regex, timeout):
         """
         The match of the first line after the last consumed one that matches.
-        `match.time` does not exist; use wait_line() for the arrival time.
+        wait_line() tells the time of arrival as well, and wait_seen() looks
+        at all lines and consumes none: for programs that write at once.
         """
         return self.wait_line(regex, timeout)[1]
 
@@ -146,6 +147,22 @@ class Channel:
                 m = pattern.search(text)
                 if m:
                     return when, m
+            return None
+
+        return self.wait(look, timeout, f'line that matches {regex!r}')
+
+    def wait_seen(self, regex, timeout):
+        """The match of the first of all lines that matches"""
+        pattern = re.compile(regex)
+        at = 0
+
+        def look():
+            nonlocal at
+            while at < len(self.lines):
+                m = pattern.search(self.lines[at][1])
+                at += 1
+                if m:
+                    return m
             return None
 
         return self.wait(look, timeout, f'line that matches {regex!r}')
