@@ -339,6 +339,10 @@ class ReplicaTest(ReplicaTestCase):
                 thread.join(20)
                 assert not thread.is_alive()
                 assert not acked or acked[-1] <= p['epoch'], (acked, p)
+                # The line was drawn where the decision says, not later.
+                st = wire.read_state_file(p['state-file'])
+                assert st['history'][0] == (1, p['epoch']), (st, p)
+                assert [type(x) for x in ended] == [Fenced], ended
                 assert d.content() == model.images[p['epoch']]
                 c.close()
 

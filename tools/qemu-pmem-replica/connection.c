@@ -359,6 +359,7 @@ static void serve(ReplicaConn *c, Error **errp)
             }
             return;
         }
+        export_give_way(c->export);
         ret = dispatch(c, &m, &clean, errp);
         if (ret) {
             conn_end(c, c->export, PMEM_HA_MSG_FAIL, ret, errp);

@@ -36,6 +36,16 @@ uint64_t export_generation(ReplicaExport *e)
     return e->j->super.generation;
 }
 
+void export_give_way(ReplicaExport *e)
+{
+    if (qatomic_read(&e->promoting)) {
+        QEMU_LOCK_GUARD(&e->lock);
+        while (qatomic_read(&e->promoting)) {
+            qemu_cond_wait(&e->attach_cond, &e->lock);
+        }
+    }
+}
+
 bool export_is_promoted(ReplicaExport *e)
 {
     QEMU_LOCK_GUARD(&e->lock);

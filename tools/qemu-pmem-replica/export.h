@@ -44,7 +44,8 @@ typedef struct ReplicaExport {
     uint32_t copy_digest;
 
     QemuMutex lock;             /* guards all that follows */
-    QemuCond attach_cond;       /* conn changed */
+    QemuCond attach_cond;       /* conn or promoting changed */
+    int promoting;              /* atomic; see export_give_way() */
     QemuCond work_cond;         /* for the worker */
     Journal *j;                 /* superblock writes need apply_lock too */
     ReplicaConn *conn;
@@ -91,6 +92,11 @@ int export_commit(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
 uint64_t export_generation(ReplicaExport *e);
 
 bool export_is_promoted(ReplicaExport *e);
+/*
+ * A primary that sends without pause would keep the locks from promotion:
+ * between two messages, let it go first.
+ */
+void export_give_way(ReplicaExport *e);
 
 /* promote.c; main thread */
 PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,

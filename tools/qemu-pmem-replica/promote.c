@@ -207,9 +207,13 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
     PmemHaStateFile *f = NULL;
     g_autofree char *path = NULL;
 
+    qatomic_set(&e->promoting, 1);
     QEMU_LOCK_GUARD(&e->apply_lock);
 
     WITH_QEMU_LOCK_GUARD(&e->lock) {
+        /* Whoever waits for it goes on when the lock is free. */
+        qatomic_set(&e->promoting, 0);
+        qemu_cond_broadcast(&e->attach_cond);
         if (!e->img) {
             return result(e);
         }
