@@ -6,7 +6,8 @@ import os
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..',
                                      '..'))
 
-# The environment may name another build of each program.
+# The environment may name another build of each program (QEMU=path), or a
+# directory with all of them (PMEM_HA_BIN, from scripts/check).
 PROGRAMS = {
     'QEMU': 'qemu-system-x86_64',
     'PMEM_REPLICA': 'qemu-pmem-replica',
@@ -24,8 +25,15 @@ def scaled(seconds):
 
 
 def program_path(name):
-    path = os.environ.get(name)
-    return path or os.path.join(ROOT, 'build', 'bin', PROGRAMS[name])
+    base = os.environ.get('PMEM_HA_BIN') or os.path.join(ROOT, 'build', 'bin')
+    return os.environ.get(name) or os.path.join(base, PROGRAMS[name])
+
+
+def stock_program(name):
+    """The program of QEMU as released, or None when that was not built"""
+    base = os.environ.get('PMEM_HA_STOCK')
+    path = base and os.path.join(base, PROGRAMS[name])
+    return path if path and os.access(path, os.X_OK) else None
 
 
 def program(name):
@@ -35,6 +43,11 @@ def program(name):
         raise FileNotFoundError(f'{path} is missing: run scripts/build, or '
                                 f'set {name} to the program')
     return os.path.abspath(path)
+
+
+def work_base():
+    """Where the work directories of tests go"""
+    return os.environ.get('WORK_DIR') or build_dir('work')
 
 
 def build_dir(*names):

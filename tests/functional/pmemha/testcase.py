@@ -7,7 +7,7 @@ import shutil
 import signal
 import unittest
 
-from .paths import build_dir, scaled
+from .paths import scaled, work_base
 from .process import Process
 from .qemu import Qemu
 from .replica import Replica
@@ -19,12 +19,12 @@ class TestTimeout(AssertionError):
 
 class WorkDir:
     """
-    build/work/<name>: files, sockets and logs of one test.  Removed when it
-    passed, kept and named when it failed or KEEP=1 is set.
+    Files, sockets and logs of one test, below build/work or $WORK_DIR.
+    Removed when it passed, kept and named when it failed or KEEP=1 is set.
     """
 
     def __init__(self, name):
-        self.dir = os.path.join(build_dir('work'), f'{name}.{os.getpid()}')
+        self.dir = os.path.join(work_base(), f'{name}.{os.getpid()}')
         shutil.rmtree(self.dir, ignore_errors=True)
         os.mkdir(self.dir)
 
