@@ -89,8 +89,10 @@ class Libvirt(TestCase):
             mounts.append(f'mount --bind {name} /etc/{name}')
         # /run is last: the work directory itself may be below it.
         mounts.append('mount --bind run /run')
+        # The shell stays, to reap what daemonized: libvirtd takes a zombie
+        # for a QEMU that does not end.
         self.work.write('inside.sh', 'set -e\n' + '\n'.join(mounts) +
-                        '\nPATH=$PATH:/usr/sbin\nexec libvirtd\n')
+                        '\nPATH=$PATH:/usr/sbin\nlibvirtd\nexit $?\n')
 
     def start_daemon(self):
         self.prepare()
