@@ -12,7 +12,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 
 from .lines import Channel
 from .paths import scaled
@@ -39,16 +38,24 @@ def kill_all():
         p.kill()
 
 
+class Terminated(KeyboardInterrupt):
+    """A signal that ends the harness.  unittest turns other exceptions into
+    the failure of one test and goes on with the next."""
+
+    def __init__(self, signum):
+        super().__init__(signal.Signals(signum).name)
+        self.status = 128 + signum
+
+
 def _on_signal(signum, _frame):
-    # Ends through atexit, and through the cleanups of the test.
-    sys.exit(128 + signum)
+    raise Terminated(signum)
 
 
 def install_handlers():
     """Called once by the runner"""
     atexit.register(kill_all)
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGHUP, _on_signal)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _on_signal)
 
 
 class Process:

@@ -82,7 +82,7 @@ def _flatten(suite):
 
 
 def main():
-    from .process import install_handlers
+    from .process import Terminated, install_handlers
 
     a = argparse.ArgumentParser()
     a.add_argument('-l', '--list', action='store_true', help='name the tests')
@@ -105,7 +105,7 @@ def main():
     result.print(f'1..{len(tests)}')
     try:
         unittest.TestSuite(tests).run(result)
-    except KeyboardInterrupt:
-        result.print('Bail out! interrupted')
-        sys.exit(130)
+    except Terminated as e:
+        result.print(f'Bail out! {e}')
+        sys.exit(e.status)
     sys.exit(0 if result.wasSuccessful() else 1)

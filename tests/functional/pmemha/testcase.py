@@ -8,7 +8,7 @@ import signal
 import unittest
 
 from .paths import scaled, work_base
-from .process import Process
+from .process import Process, kill_all
 from .qemu import Qemu
 from .replica import Replica
 
@@ -84,6 +84,9 @@ class TestCase(unittest.TestCase):
         signal.setitimer(signal.ITIMER_REAL, scaled(self.timeout))
         try:
             return super().run(result)
+        except KeyboardInterrupt:
+            kill_all()                  # before their directory goes
+            raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
