@@ -185,6 +185,22 @@ class Restart(DeviceTest):
                      'epoch 2 of generation 1', 'nothing was overwritten')
         self.assertEqual(self.promoted()[0], 2)
 
+    def test_older_backing_after_a_kill_is_refused(self):
+        """Its content proves nothing then; that it changed later does."""
+        q = self.primary()
+        q.writeq(PMEM_BASE, 1)
+        q.flush()
+        shutil.copy(self.path('p.img'), self.path('old'))
+        q.writeq(PMEM_BASE, 2)
+        q.flush()
+        q.kill()
+        shutil.copy(self.path('old'), self.path('p.img'))
+        past = os.stat(self.path('p.state')).st_mtime - 10
+        os.utime(self.path('p.state'), (past, past))
+        self.refused(self.machine('again'), 'holds epoch 3 of generation 1',
+                     'changed or replaced', 'nothing was overwritten')
+        self.assertEqual(self.promoted()[0], 2)
+
     def test_lost_state_file_is_refused(self):
         self.primary().kill()
         os.unlink(self.path('p.state'))

@@ -29,6 +29,10 @@
 #define PMEM_HA_FINISH_MS       2000
 /* An idle link is tried this often. */
 #define PMEM_HA_PING_MS         1000
+/* While the guest runs, the state file's time is brought up this often. */
+#define PMEM_HA_BEAT_MS         250
+/* A backing file that changed this long after it was changed by another. */
+#define PMEM_HA_BEAT_SLACK_S    2
 /* Pause between two attempts to connect. */
 #define PMEM_HA_RECONNECT_MS    200
 
@@ -115,6 +119,7 @@ struct PmemHaDevice {
 
     /* BQL */
     QEMUTimer *stall_timer;     /* QEMU_CLOCK_REALTIME */
+    QEMUTimer *beat_timer;      /* QEMU_CLOCK_REALTIME; NULL without replica */
     QEMUBH *settle_bh;          /* main loop looks at stop_vm and resume_vm */
     bool paused_by_us;
     VMChangeStateEntry *vmstate;
@@ -134,6 +139,7 @@ struct PmemHaDevice {
     PmemHaStateRecord rec;      /* what is, or is about to be, in the file */
     bool proof_equal;           /* the backing is as of rec.captured */
     bool proof_lineage;         /* rec speaks for the backing */
+    const char *no_proof;       /* why it does not */
     bool synced;                /* the replica is at rec.acked, see I3 */
     bool greeted;               /* a handshake was acceptable */
 

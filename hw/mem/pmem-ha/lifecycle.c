@@ -94,11 +94,40 @@ static bool digest_of_memory(PmemHaDevice *s, uint8_t *digest, Error **errp)
     return true;
 }
 
+/*
+ * After an orderly end the digest tells whether the backing file is the right
+ * one.  After a kill its content is not known; but nothing changes the file
+ * once the process is gone, and the time of its last change (which no copying
+ * program can set) is then not later than the last sign of life.
+ */
+static void check_unclean(PmemHaDevice *s)
+{
+    Object *backend = OBJECT(PC_DIMM(s)->hostmem);
+    QemuUUID boot_id;
+    struct stat st;
+
+    if (!pmem_ha_state_boot_id(&boot_id, NULL) ||
+        (!s->backing_is_pmem &&
+         !qemu_uuid_is_equal(&boot_id, &s->rec.boot_id))) {
+        s->no_proof = "nothing, since the host was restarted after it,";
+        return;
+    }
+    /* With prealloc=on, the backend itself has just changed the file. */
+    if (!object_property_get_bool(backend, "prealloc", NULL) &&
+        fstat(s->image_fd, &st) == 0 &&
+        st.st_ctime > pmem_ha_state_time(s->state_file) +
+                      PMEM_HA_BEAT_SLACK_S) {
+        s->no_proof = "nothing, since the backing file was changed or "
+                      "replaced after it,";
+        return;
+    }
+    s->proof_lineage = true;
+}
+
 static bool check_record(PmemHaDevice *s, Error **errp)
 {
     NVDIMMDevice *nvdimm = NVDIMM(s);
     uint8_t digest[PMEM_HA_STATE_DIGEST];
-    QemuUUID boot_id;
 
     if (s->rec.size != s->size) {
         error_setg(errp, "pmem-ha device '%s': memdev has %" PRIu64 " bytes, "
@@ -115,14 +144,11 @@ static bool check_record(PmemHaDevice *s, Error **errp)
                    "belongs to %s", s->name, have, s->state_path, file);
         return false;
     }
-    if (!pmem_ha_state_boot_id(&boot_id, errp)) {
-        return false;
-    }
-    s->proof_lineage = s->rec.clean || s->backing_is_pmem ||
-                       qemu_uuid_is_equal(&boot_id, &s->rec.boot_id);
     if (!s->rec.clean) {
+        check_unclean(s);
         return true;
     }
+    s->proof_lineage = true;
     if (!digest_of_memory(s, digest, errp)) {
         return false;
     }
@@ -222,14 +248,15 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
         return PMEM_HA_VERDICT_COPY;
     }
     error_setg(errp, "replica '%s' at %s holds epoch %" PRIu64 " of "
-               "generation %" PRIu64 ", and state-file '%s' proves %s%" PRIu64
+               "generation %" PRIu64 ", and state-file '%s' proves %s%s%" PRIu64
                " of generation %" PRIu64 ": this primary can not show that it "
                "has what the replica acknowledged; nothing was overwritten. "
                "Promote the replica, or put the newest backing file and "
                "state file back", s->export, s->peer, w->epoch,
                w->generation, s->state_path,
-               s->proof_lineage ? "epoch " : "nothing (host restarted, or no "
-               "record) about epoch ", s->rec.captured, s->rec.generation);
+               s->proof_lineage || !s->no_proof ? "" : s->no_proof,
+               s->proof_lineage || !s->no_proof ? "epoch " : " about epoch ",
+               s->rec.captured, s->rec.generation);
     return PMEM_HA_VERDICT_REFUSE;
 }
 

@@ -157,8 +157,25 @@ static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
     }
 }
 
+/* See check_unclean(). */
+static void pmem_ha_beat(void *opaque)
+{
+    PmemHaDevice *s = opaque;
+
+    if (runstate_is_running()) {
+        pmem_ha_state_touch(s->state_file);
+    }
+    timer_mod(s->beat_timer,
+              qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + PMEM_HA_BEAT_MS);
+}
+
 void pmem_ha_stall_init(PmemHaDevice *s)
 {
+    if (s->state_file && s->replica) {
+        s->beat_timer = timer_new_ms(QEMU_CLOCK_REALTIME, pmem_ha_beat, s);
+        timer_mod(s->beat_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                  PMEM_HA_BEAT_MS);
+    }
     s->stall_timer = timer_new_ms(QEMU_CLOCK_REALTIME, pmem_ha_stall_tick, s);
     s->settle_bh = qemu_bh_new_guarded(pmem_ha_settle_bh, s,
                                        &DEVICE(s)->mem_reentrancy_guard);
@@ -168,6 +185,7 @@ void pmem_ha_stall_init(PmemHaDevice *s)
 void pmem_ha_stall_cleanup(PmemHaDevice *s)
 {
     qemu_del_vm_change_state_handler(s->vmstate);
+    timer_free(s->beat_timer);
     timer_free(s->stall_timer);
     qemu_bh_delete(s->settle_bh);
 }

@@ -64,6 +64,15 @@ bool pmem_ha_state_write(PmemHaStateFile *f, const PmemHaStateRecord *rec,
 /* fdatasync what earlier non-durable writes left behind. */
 bool pmem_ha_state_sync(PmemHaStateFile *f, Error **errp);
 
+/*
+ * The file's time says when its primary was last alive: a backing file that
+ * changed later was changed by somebody else.  pmem_ha_state_touch() brings
+ * it to now, pmem_ha_state_time() reads it (seconds since the epoch; 0 when
+ * it can not be read).  Any thread.
+ */
+void pmem_ha_state_touch(PmemHaStateFile *f);
+time_t pmem_ha_state_time(PmemHaStateFile *f);
+
 /* Release the lock.  @f may be NULL. */
 void pmem_ha_state_close(PmemHaStateFile *f);
 
