@@ -30,11 +30,12 @@ void *memset(void *to, int c, size_t n)
 
 int strcmp(const char *a, const char *b)
 {
-    while (*a && *a == *b) {
-        a++;
-        b++;
+    for (; *a == *b; a++, b++) {
+        if (!*a) {
+            return 0;
+        }
     }
-    return (unsigned char)*a - (unsigned char)*b;
+    return *a < *b ? -1 : 1;
 }
 
 void lock(volatile uint32_t *l)

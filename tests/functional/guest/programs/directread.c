@@ -21,10 +21,10 @@ int main(int argc, char **argv)
     while ((opt = getopt(argc, argv, "n:s:")) != -1) {
         switch (opt) {
         case 'n':
-            count = strtoull(optarg, NULL, 0);
+            count = number(optarg);
             break;
         case 's':
-            size = strtoull(optarg, NULL, 0);
+            size = number(optarg);
             break;
         default:
             return 2;

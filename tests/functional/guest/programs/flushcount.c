@@ -19,7 +19,7 @@
 static const char *dir;
 static int fd = -1;
 static char page[4096];
-static volatile char *map;
+static volatile char *map;     /* volatile: each store shall happen */
 static uint64_t turn;
 
 static char *path_of(const char *name, int n)

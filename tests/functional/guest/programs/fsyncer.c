@@ -49,16 +49,16 @@ int main(int argc, char **argv)
             mode = optarg;
             break;
         case 'n':
-            count = strtoull(optarg, NULL, 0);
+            count = number(optarg);
             break;
         case 'f':
-            first = strtoull(optarg, NULL, 0);
+            first = number(optarg);
             break;
         case 's':
-            size = strtoull(optarg, NULL, 0);
+            size = number(optarg);
             break;
         case 'w':
-            slots = strtoull(optarg, NULL, 0);
+            slots = number(optarg);
             break;
         case 'q':
             quiet = true;

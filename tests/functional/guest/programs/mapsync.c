@@ -17,6 +17,7 @@
 
 #define SIZE (2 * 4096)
 
+/* volatile: the order of stores is the test */
 static void persist(volatile uint64_t *at)
 {
     asm volatile("clflush %0; sfence" : : "m"(*at) : "memory");
@@ -26,13 +27,13 @@ int main(int argc, char **argv)
 {
     uint64_t count = 0;
     bool sync = false;
-    volatile uint64_t *map;
+    volatile uint64_t *map;             /* see persist() */
     int opt, fd;
 
     while ((opt = getopt(argc, argv, "n:y")) != -1) {
         switch (opt) {
         case 'n':
-            count = strtoull(optarg, NULL, 0);
+            count = number(optarg);
             break;
         case 'y':
             sync = true;

@@ -77,7 +77,7 @@ int main(int argc, char **argv)
     while ((opt = getopt(argc, argv, "n:qc")) != -1) {
         switch (opt) {
         case 'n':
-            count = strtoll(optarg, NULL, 0);
+            count = number(optarg);
             break;
         case 'q':
             quiet = true;

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -40,6 +41,19 @@ static inline void say(const char *fmt, ...)
     if (write(STDOUT_FILENO, line, n) != n) {
         exit(2);
     }
+}
+
+/* The value of an option */
+static inline uint64_t number(const char *text)
+{
+    uint64_t n;
+    char rest;
+
+    if (sscanf(text, "%" SCNu64 "%c", &n, &rest) != 1) {
+        printf("ERROR not a number: %s\n", text);
+        exit(2);
+    }
+    return n;
 }
 
 static inline uint64_t now_ns(void)
