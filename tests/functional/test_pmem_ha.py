@@ -73,6 +73,22 @@ class Mirror(DeviceTest):
         q.writeq(HINT + 64, 1)                      # the hint of slot 1
         self.assertEqual(q.query()['flushes'], 4)
 
+    def test_copy_of_scattered_pages(self):
+        """Runs of zero pages and of content alternate, in every length."""
+        content = bytearray(SIZE)
+        page, n = 0, 1
+        while page + 2 * n < SIZE // PAGE:
+            content[page * PAGE:(page + n) * PAGE] = os.urandom(n * PAGE)
+            page += 2 * n
+            n = n % 7 + 1
+        self.work.write('p.img', bytes(content))
+        q = self.primary(options=',staging-size=64K')
+        q.writeq(PMEM_BASE + SIZE - 8, 1)
+        q.flush()
+        q.kill()
+        content[SIZE - 8] = 1
+        self.assertTrue(self.promoted() == content)
+
     def test_large_epoch_is_sent_from_guest_memory(self):
         q = self.primary(options=',staging-size=64K')
         for n in range(64):
@@ -311,6 +327,10 @@ class Promote(DeviceTest):
                                   state='x.state'), 'pm0', 'replica')
         self.r.kill()
         self.refused(self.machine('dead', back='replica.img', replica=None,
+                                  state='x.state'),
+                     'is the image of a replica')
+        os.symlink('replica.img', self.path('link.img'))
+        self.refused(self.machine('link', back='link.img', replica=None,
                                   state='x.state'),
                      'is the image of a replica')
 

@@ -58,7 +58,8 @@ fail:
 
 bool image_is_marked(const char *path)
 {
-    g_autofree char *marker = g_strdup_printf("%s.replica", path);
+    g_autofree char *real = realpath(path, NULL);
+    g_autofree char *marker = g_strdup_printf("%s.replica", real ?: path);
 
     return access(marker, F_OK) == 0;
 }

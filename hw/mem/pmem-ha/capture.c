@@ -169,6 +169,18 @@ static PmemHaEpoch *take_epoch(PmemHaDevice *s)
     return e;
 }
 
+void pmem_ha_put_back(PmemHaDevice *s, PmemHaEpoch *e)
+{
+    unsigned i;
+
+    for (i = 0; i < e->ranges->len; i++) {
+        PmemHaRange *r = &g_array_index(e->ranges, PmemHaRange, i);
+
+        pmem_ha_mark_dirty(s, r->offset, r->length);
+    }
+    pmem_ha_epoch_free(e);
+}
+
 /*
  * Nothing was dirty, and all that was captured is acknowledged: the flushes
  * that this capture covers are satisfied as they are.
@@ -216,9 +228,11 @@ static void hold_locked(PmemHaDevice *s, CPUState *cpu)
 static bool capture(PmemHaDevice *s, CPUState *cpu)
 {
     int64_t start = get_clock();
+    uint64_t session;
     PmemHaEpoch *e;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
+        session = s->session;
         if (!s->link_ready || s->epoch || s->capturing) {
             return false;
         }
@@ -235,6 +249,13 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->capturing = false;
+        if (session != s->session) {
+            /* What was true of the replica may be so no longer. */
+            pmem_ha_put_back(s, e);
+            s->want_epoch = true;
+            pmem_ha_kick_capture_locked(s);
+            return false;
+        }
         if (!e->bytes && !s->copy_running) {
             pmem_ha_epoch_free(e);
             satisfy_without_epoch_locked(s);

@@ -132,6 +132,7 @@ struct PmemHaDevice {
     PmemHaState shown;          /* last state announced */
     bool stalled;
     bool link_ready;            /* epochs may be captured */
+    uint64_t session;           /* number of links that were lost */
     bool stop_vm;               /* lost the right to write */
     bool quit;
     Error *last_error;
@@ -140,6 +141,7 @@ struct PmemHaDevice {
     bool proof_equal;           /* the backing is as of rec.captured */
     bool proof_lineage;         /* rec speaks for the backing */
     const char *no_proof;       /* why it does not */
+    QemuUUID boot_id;           /* of this host, now */
     bool synced;                /* the replica is at rec.acked, see I3 */
     bool greeted;               /* a handshake was acceptable */
 
@@ -225,6 +227,8 @@ void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length);
 void pmem_ha_clear_all(PmemHaDevice *s);
 
 void pmem_ha_epoch_free(PmemHaEpoch *e);
+/* Mark its pages dirty again, and free it.  Any thread. */
+void pmem_ha_put_back(PmemHaDevice *s, PmemHaEpoch *e);
 
 /*
  * link.c: one connection, blocking; replicator thread

@@ -35,13 +35,15 @@ bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp)
 {
     g_autofree char *alloc = NULL;
     g_autofree char *marker = NULL;
+    g_autofree char *real = NULL;
     const char *path = backing_path(s, &alloc);
     int ret;
 
     if (!path) {
         return true;
     }
-    marker = g_strdup_printf("%s.replica", path);
+    real = realpath(path, NULL);
+    marker = g_strdup_printf("%s.replica", real ?: path);
     if (access(marker, F_OK) == 0) {
         error_setg(errp, "pmem-ha device '%s': mem-path '%s' is the image of a "
                    "replica (%s exists)", s->name, path, marker);
@@ -103,12 +105,14 @@ static bool digest_of_memory(PmemHaDevice *s, uint8_t *digest, Error **errp)
 static void check_unclean(PmemHaDevice *s)
 {
     Object *backend = OBJECT(PC_DIMM(s)->hostmem);
-    QemuUUID boot_id;
     struct stat st;
 
-    if (!pmem_ha_state_boot_id(&boot_id, NULL) ||
-        (!s->backing_is_pmem &&
-         !qemu_uuid_is_equal(&boot_id, &s->rec.boot_id))) {
+    if (qemu_uuid_is_null(&s->rec.boot_id)) {
+        s->no_proof = "nothing, since an earlier start could prove nothing,";
+        return;
+    }
+    if (!s->backing_is_pmem &&
+        !qemu_uuid_is_equal(&s->boot_id, &s->rec.boot_id)) {
         s->no_proof = "nothing, since the host was restarted after it,";
         return;
     }
@@ -183,7 +187,7 @@ bool pmem_ha_prove(PmemHaDevice *s, Error **errp)
         return true;
     }
     s->state_file = pmem_ha_state_open(s->state_path, &s->rec, &found, errp);
-    if (!s->state_file) {
+    if (!s->state_file || !pmem_ha_state_boot_id(&s->boot_id, errp)) {
         error_prepend(errp, "pmem-ha device '%s': ", s->name);
         return false;
     }
@@ -199,6 +203,8 @@ bool pmem_ha_prove(PmemHaDevice *s, Error **errp)
         if (qemu_uuid_is_null(&s->rec.uuid)) {
             qemu_uuid_generate(&s->rec.uuid);
         }
+        /* A new lineage: it claims no epoch that a replica could hold. */
+        s->proof_lineage = true;
     }
     /* From here on "acked" means: what this process may fall back to. */
     s->rec.acked = s->rec.captured;
@@ -212,23 +218,18 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
 
     if (e) {
         s->epoch = NULL;
+        s->epoch_ready = false;
         if (w->have_image && w->generation == s->rec.generation &&
             w->epoch == e->number) {
             /* Only its acknowledgement was lost. */
             s->rec.acked = e->number;
             s->synced = true;
+            pmem_ha_epoch_free(e);
         } else {
-            unsigned i;
-
-            for (i = 0; i < e->ranges->len; i++) {
-                PmemHaRange *r = &g_array_index(e->ranges, PmemHaRange, i);
-
-                pmem_ha_mark_dirty(s, r->offset, r->length);
-            }
+            pmem_ha_put_back(s, e);
             s->rec.captured = s->rec.acked;
             s->want_epoch = true;
         }
-        pmem_ha_epoch_free(e);
     }
 
     if (!w->have_image) {
@@ -271,8 +272,13 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
         s->rec.acked = s->rec.captured;
     }
     s->rec.clean = false;
-    return pmem_ha_state_boot_id(&s->rec.boot_id, errp) &&
-           pmem_ha_state_write(s->state_file, &s->rec, true, errp);
+    if (s->proof_lineage) {
+        s->rec.boot_id = s->boot_id;
+    } else {
+        /* What is not proved now must not look proved at the next start. */
+        memset(&s->rec.boot_id, 0, sizeof(s->rec.boot_id));
+    }
+    return pmem_ha_state_write(s->state_file, &s->rec, true, errp);
 }
 
 /* Bytes that the replica does not have; waits for a last epoch. */

@@ -66,7 +66,16 @@ static void pmem_ha_reset(void *opaque)
 
 static void pmem_ha_exit(Notifier *n, void *data)
 {
+    /* By atexit(): the main thread has let the lock go, others have not. */
+    bool locked = bql_locked();
+
+    if (!locked) {
+        bql_lock();
+    }
     pmem_ha_finish(container_of(n, PmemHaDevice, exit_notifier));
+    if (!locked) {
+        bql_unlock();
+    }
 }
 
 static bool check_options(PmemHaDevice *s, Error **errp)

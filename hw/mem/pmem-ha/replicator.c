@@ -123,6 +123,8 @@ static bool one_epoch(PmemHaDevice *s, PmemHaEpoch *e, Error **errp)
     if (completes) {
         s->copy_running = false;
         s->synced = true;
+        /* Whatever the backing was before, the replica is now equal to it. */
+        s->rec.boot_id = s->boot_id;
         s->link_state = PMEM_HA_STATE_IN_SYNC;
         pmem_ha_announce_locked(s, NULL);
     }
@@ -204,6 +206,7 @@ static void link_lost(PmemHaDevice *s, Error *err)
     QEMU_LOCK_GUARD(&s->lock);
     was_connected = s->link_ready;
     s->link_ready = false;
+    s->session++;
     s->epoch_ready = false;
     s->direct_hold = false;
     s->copy_running = false;

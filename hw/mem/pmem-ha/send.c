@@ -33,7 +33,6 @@ static bool sender_flush(Sender *t, Error **errp)
     unsigned n = t->n;
 
     t->n = 0;
-    t->bounce_used = 0;
     return pmem_ha_link_send(t->s, t->msg, t->payload, n, errp);
 }
 
@@ -66,9 +65,12 @@ static bool send_chunk(Sender *t, uint64_t offset, uint64_t length,
 
     if (t->bounce) {
         /* The guest may write meanwhile: what is summed must be sent. */
-        if (t->bounce_used + length > PMEM_HA_WIRE_MAX_PAYLOAD &&
-            !sender_flush(t, errp)) {
-            return false;
+        if (t->bounce_used + length > PMEM_HA_WIRE_MAX_PAYLOAD) {
+            if (!sender_flush(t, errp)) {
+                return false;
+            }
+            /* Only here: until now, queued messages point into it. */
+            t->bounce_used = 0;
         }
         memcpy(t->bounce + t->bounce_used, content, length);
         content = t->bounce + t->bounce_used;
