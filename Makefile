@@ -20,7 +20,8 @@ check-long:  ## the long loops: kills, fuzzing, sanitizers, other bases
 	@scripts/check --long
 
 check-mutations:  ## break each promise in turn; a test must notice
-	@scripts/mutations
+	@scripts/build >/dev/null
+	@tests/mutations/run
 
 bench:  ## measure against named peers, into build/bench
 	@scripts/bench

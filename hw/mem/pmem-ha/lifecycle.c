@@ -342,7 +342,9 @@ void pmem_ha_finish(PmemHaDevice *s)
         return;
     }
     QEMU_LOCK_GUARD(&s->lock);
-    s->rec.clean = !unsent && s->link_state != PMEM_HA_STATE_FENCED &&
+    /* What was never proved must not look proved at the next start. */
+    s->rec.clean = !unsent && (s->proof_lineage || s->synced) &&
+                   s->link_state != PMEM_HA_STATE_FENCED &&
                    digest_of_memory(s, s->rec.digest, &err);
     if (err || !pmem_ha_state_write(s->state_file, &s->rec, true, &err)) {
         warn_reportf_err(err, "pmem-ha device '%s': the next start needs a "
