@@ -32,7 +32,7 @@ GRACE = 8
 LINGER = 2
 
 LINE = re.compile(r'^(not )?ok\b\s*(\d+)?\s*-?\s*([^#]*?)\s*'
-                  r'(?:#\s*(SKIP|TODO)\b\s*(.*))?$', re.I)
+                  r'(?:#\s*(?:(SKIP|TODO)\b)?\s*(.*))?$', re.I)
 PLAN = re.compile(r'^1\.\.(\d+)\s*(?:#\s*SKIP\b\s*(.*))?', re.I)
 
 
