@@ -7,6 +7,7 @@ A test is a subclass of TestCase in tests/functional/test_*.py that ends with
 """
 
 from .paths import ROOT, program, scaled  # noqa: F401
+from .paths import NO_STOCK, stock_program  # noqa: F401
 from .lines import ChannelClosed, ChannelTimeout  # noqa: F401
 from .process import Process, ProcessDied  # noqa: F401
 from .qmp import QmpError  # noqa: F401

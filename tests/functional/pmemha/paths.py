@@ -31,9 +31,15 @@ def program_path(name):
 
 def stock_program(name):
     """The program of QEMU as released, or None when that was not built"""
-    base = os.environ.get('PMEM_HA_STOCK')
-    path = base and os.path.join(base, PROGRAMS[name])
-    return path if path and os.access(path, os.X_OK) else None
+    base = os.environ.get('PMEM_HA_STOCK') or \
+        os.path.join(ROOT, 'build', '10.0-stock', 'obj')
+    path = os.environ.get(f'{name}_STOCK') or \
+        os.path.join(base, PROGRAMS[name])
+    return path if os.access(path, os.X_OK) else None
+
+
+NO_STOCK = ('no QEMU as released to compare with: run scripts/build --stock, '
+            'or set QEMU_STOCK')
 
 
 def program(name):
