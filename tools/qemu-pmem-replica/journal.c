@@ -7,6 +7,7 @@
 #include "qemu/osdep.h"
 #include <sys/random.h>
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qemu/bswap.h"
 #include "qemu/crc32c.h"
 #include "qemu/cutils.h"
@@ -176,10 +177,12 @@ bool journal_write_super(Journal *j, const JournalSuper *super, bool twice,
              * It may or may not be there after a crash.  The slot is written
              * again by the next attempt, with the same number.
              */
+            j->super_doubt = true;
             return false;
         }
         j->super = s;
         j->super_slot = slot;
+        j->super_doubt = false;
         pmem_ha_crash_point("super-synced");
     }
     return true;
@@ -215,8 +218,9 @@ bool journal_checkpoint(Journal *j, uint64_t keep, Error **errp)
     /* Blocks that stay are cheaper to write again than new ones. */
     if (fstat(j->fd, &st) == 0 && st.st_size > JOURNAL_LOG_BASE + keep &&
         ftruncate(j->fd, JOURNAL_LOG_BASE + keep) < 0) {
-        error_setg_errno(errp, errno, "cannot shorten journal '%s'", j->path);
-        return false;
+        /* What lies there is of no account any more; it costs space only. */
+        warn_report("cannot shorten journal '%s': %s", j->path,
+                    strerror(errno));
     }
     return true;
 }
@@ -318,7 +322,12 @@ static int append(Journal *j, JournalRecord *r, const void *payload,
 int journal_begin(Journal *j, uint64_t epoch, Error **errp)
 {
     JournalRecord r = { .type = RECORD_BEGIN };
+    JournalSuper s = j->super;
 
+    /* Under the superblock that may be there, the log would be another one. */
+    if (j->super_doubt && !journal_write_super(j, &s, false, errp)) {
+        return -EIO;
+    }
     assert(!j->open && epoch == j->end.epoch + 1);
     j->open = true;
     j->complete = false;

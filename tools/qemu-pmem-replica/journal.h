@@ -60,6 +60,8 @@ typedef struct Journal {
      * not come back: its number may be used for other content meanwhile.
      */
     bool ghost;
+    /* A superblock that failed to reach the disk may be there after all. */
+    bool super_doubt;
 
     /* the epoch being written */
     bool open;

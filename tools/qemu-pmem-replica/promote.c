@@ -215,6 +215,14 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
         qatomic_set(&e->promoting, 0);
         qemu_cond_broadcast(&e->attach_cond);
         if (!e->img) {
+            if (e->j->super.applied != e->j->end.epoch) {
+                error_setg(errp, "export '%s': marker '%s.replica' is gone "
+                           "although epoch %" PRIu64 " is not in the image "
+                           "yet; create the marker, restart "
+                           "qemu-pmem-replica and promote again", e->name,
+                           e->mem_path, e->j->end.epoch);
+                return NULL;
+            }
             return result(e);
         }
         path = choose_state_path(e, state_file);

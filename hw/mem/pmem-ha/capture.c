@@ -14,6 +14,7 @@
 #include "exec/ram_addr.h"
 #include "exec/ramlist.h"
 #include "hw/core/cpu.h"
+#include "system/runstate.h"
 #include "system/tcg.h"
 #include "internal.h"
 #include "trace.h"
@@ -217,6 +218,7 @@ static void hold_locked(PmemHaDevice *s, CPUState *cpu)
         }
         if (s->direct_hold &&
             (s->quit || (cpu && qatomic_read(&cpu->stop)) ||
+             (s->hold_until_ns && get_clock() > s->hold_until_ns) ||
              get_clock() - since > PMEM_HA_STALL_MS * SCALE_MS)) {
             s->direct_hold = false;
             s->direct_cancel = true;
@@ -241,7 +243,8 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
         if (s->restored) {
             /* What came from a snapshot went past the dirty bits. */
             pmem_ha_mark_dirty(s, 0, s->size);
-            s->restored = false;
+            /* Before the guest runs, the loading may be still to come. */
+            s->restored = !runstate_is_running();
         }
     }
 

@@ -40,7 +40,8 @@ static void pmem_ha_unblock_work(CPUState *cpu, run_on_cpu_data data)
         }
     }
     if (found) {
-        cpu->flush_blocked = false;
+        /* One instruction can write the hints of two devices. */
+        cpu->flush_blocked = pmem_ha_cpu_waits(cpu);
         object_unref(OBJECT(cpu));
     }
     object_unref(OBJECT(s));

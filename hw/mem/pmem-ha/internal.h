@@ -13,6 +13,7 @@
 #include "hw/mem/pmem-ha.h"
 #include "hw/mem/pmem-ha-state.h"
 #include "hw/mem/pmem-ha-wire.h"
+#include "crypto/tlscreds.h"
 #include "io/channel.h"
 #include "qapi/qapi-types-pmem-ha.h"
 #include "qapi/qapi-types-pmem-replica.h"
@@ -83,6 +84,7 @@ struct PmemReplica {
     PmemReplicaTransport transport;
     uint32_t connect_timeout_ms;
     uint32_t link_timeout_ms;
+    unsigned users;             /* devices; BQL */
 };
 
 struct PmemHaDevice {
@@ -145,6 +147,8 @@ struct PmemHaDevice {
     bool synced;                /* the replica is at rec.acked, see I3 */
     bool greeted;               /* a handshake was acceptable */
 
+    QCryptoTLSCreds *creds;     /* referenced; or NULL.  Constant */
+
     GArray *waiters;            /* of PmemHaWaiter */
     bool capture_queued;
     bool capturing;
@@ -155,6 +159,7 @@ struct PmemHaDevice {
     PmemHaEpoch *epoch;         /* under way, or NULL */
     bool epoch_ready;           /* and not yet taken by the replicator */
     bool direct_hold;           /* vCPUs are held until its content is sent */
+    int64_t hold_until_ns;      /* but not longer, get_clock(); 0: no end */
     bool direct_cancel;         /* it must not COMMIT: the vCPUs went on */
     PmemHaLink link;
 
@@ -195,7 +200,7 @@ void pmem_ha_stall_init(PmemHaDevice *s);
 void pmem_ha_stall_cleanup(PmemHaDevice *s);
 /* A flush began to wait.  BQL. */
 void pmem_ha_stall_arm(PmemHaDevice *s);
-/* No flush waits any more, or the right to write is lost.  Any thread. */
+/* No flush waits any more, or the guest must stop.  Any thread, lock held. */
 void pmem_ha_stall_settle(PmemHaDevice *s);
 
 /* The state that users see.  Lock held. */
@@ -275,6 +280,8 @@ typedef enum PmemHaVerdict {
 } PmemHaVerdict;
 PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                                    Error **errp);
+/* The replica was found or made equal to the backing.  Lock held. */
+void pmem_ha_now_proved_locked(PmemHaDevice *s);
 /* Lock the backing file; refuse an image that a replica holds. */
 bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp);
 /* The guest may run: what the state file proves is no longer so. */
@@ -291,5 +298,7 @@ void pmem_ha_build_nfit(NVDIMMDevice *nvdimm, uint32_t handle,
 /* qmp.c: devices that are realized, in no order.  BQL. */
 void pmem_ha_register(PmemHaDevice *s);
 void pmem_ha_unregister(PmemHaDevice *s);
+/* Whether a flush of @cpu waits at any device. */
+bool pmem_ha_cpu_waits(CPUState *cpu);
 
 #endif

@@ -111,14 +111,22 @@ static void check_unclean(PmemHaDevice *s)
         s->no_proof = "nothing, since an earlier start could prove nothing,";
         return;
     }
-    if (!s->backing_is_pmem &&
-        !qemu_uuid_is_equal(&s->boot_id, &s->rec.boot_id)) {
+    /*
+     * No exception for pmem=on: stores that the guest did flush may still be
+     * in the caches of the host's CPU when the power fails.
+     */
+    if (!qemu_uuid_is_equal(&s->boot_id, &s->rec.boot_id)) {
         s->no_proof = "nothing, since the host was restarted after it,";
+        return;
+    }
+    if (fstat(s->image_fd, &st) < 0 ||
+        (s->rec.backing_ino && (s->rec.backing_ino != st.st_ino ||
+                                s->rec.backing_dev != st.st_dev))) {
+        s->no_proof = "nothing, since the backing file is another file,";
         return;
     }
     /* With prealloc=on, the backend itself has just changed the file. */
     if (!object_property_get_bool(backend, "prealloc", NULL) &&
-        fstat(s->image_fd, &st) == 0 &&
         st.st_ctime > pmem_ha_state_time(s->state_file) +
                       PMEM_HA_BEAT_SLACK_S) {
         s->no_proof = "nothing, since the backing file was changed or "
@@ -211,6 +219,21 @@ bool pmem_ha_prove(PmemHaDevice *s, Error **errp)
     return true;
 }
 
+void pmem_ha_now_proved_locked(PmemHaDevice *s)
+{
+    Error *err = NULL;
+
+    if (s->proof_lineage) {
+        return;
+    }
+    /* Whatever the backing was before, the replica is now equal to it. */
+    s->proof_lineage = true;
+    s->rec.boot_id = s->boot_id;
+    if (!pmem_ha_state_write(s->state_file, &s->rec, false, &err)) {
+        warn_report_err(err);
+    }
+}
+
 PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                                    Error **errp)
 {
@@ -224,6 +247,7 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
             /* Only its acknowledgement was lost. */
             s->rec.acked = e->number;
             s->synced = true;
+            pmem_ha_now_proved_locked(s);
             pmem_ha_epoch_free(e);
         } else {
             pmem_ha_put_back(s, e);
@@ -253,7 +277,8 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                " of generation %" PRIu64 ": this primary can not show that it "
                "has what the replica acknowledged; nothing was overwritten. "
                "Promote the replica, or put the newest backing file and "
-               "state file back", s->export, s->peer, w->epoch,
+               "state file back (if nothing but owner or mode of the backing "
+               "file changed, 'touch' the state file)", s->export, s->peer, w->epoch,
                w->generation, s->state_path,
                s->proof_lineage || !s->no_proof ? "" : s->no_proof,
                s->proof_lineage || !s->no_proof ? "epoch " : " about epoch ",
@@ -263,13 +288,18 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
 
 bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
 {
+    struct stat st;
+
     if (!s->state_file) {
         return true;
     }
     if (!s->replica) {
-        /* What the guest does now, no replica will have seen. */
-        s->rec.captured++;
-        s->rec.acked = s->rec.captured;
+        /* What the guest does now, no replica will have seen: not equal. */
+        s->rec.acked = 0;
+    }
+    if (fstat(s->image_fd, &st) == 0) {
+        s->rec.backing_dev = st.st_dev;
+        s->rec.backing_ino = st.st_ino;
     }
     s->rec.clean = false;
     if (s->proof_lineage) {
@@ -288,9 +318,11 @@ static uint64_t drain(PmemHaDevice *s)
                        PMEM_HA_FINISH_MS;
     PmemHaEpoch *probe;
     uint64_t unsent;
+    uint64_t session = 0, number = 0;
     bool taken = false;
 
     qemu_mutex_lock(&s->lock);
+    s->hold_until_ns = get_clock() + PMEM_HA_FINISH_MS * SCALE_MS;
     for (;;) {
         int64_t left = deadline - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
 
@@ -299,9 +331,11 @@ static uint64_t drain(PmemHaDevice *s)
             break;
         }
         if (!s->epoch && !taken) {
+            session = s->session;
             qemu_mutex_unlock(&s->lock);
             taken = pmem_ha_capture_paused(s);
             qemu_mutex_lock(&s->lock);
+            number = s->rec.captured;
             if (taken) {
                 continue;
             }
@@ -311,7 +345,8 @@ static uint64_t drain(PmemHaDevice *s)
     }
     probe = s->epoch;
     unsent = probe ? probe->bytes : 0;
-    if (!taken || !s->synced) {
+    if (!taken || !s->synced || session != s->session ||
+        s->rec.acked < number) {
         /* At least something: what is dirty was not counted. */
         unsent = MAX(unsent, 1);
     }

@@ -9,11 +9,9 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "crypto/tlscreds.h"
 #include "io/channel-socket.h"
 #include "io/channel-tls.h"
 #include "qemu/iov.h"
-#include "qom/object_interfaces.h"
 #include "internal.h"
 #include "trace.h"
 
@@ -50,28 +48,13 @@ static QIOChannel *start_tls(PmemHaDevice *s, QIOChannel *ioc, Error **errp)
     g_autoptr(GMainContext) context = g_main_context_new();
     g_autoptr(GSource) timeout = g_timeout_source_new(r->link_timeout_ms);
     HandshakeWait wait = { };
-    QCryptoTLSCreds *creds;
     QIOChannelTLS *tls;
-    Object *obj;
     const char *host = r->tls_hostname;
 
-    obj = object_resolve_path_component(object_get_objects_root(),
-                                        r->tls_creds_id);
-    creds = (QCryptoTLSCreds *)object_dynamic_cast(obj, TYPE_QCRYPTO_TLS_CREDS);
-    if (!creds) {
-        error_setg(errp, "pmem-replica property 'tls-creds': no tls-creds "
-                   "object with id '%s'", r->tls_creds_id);
-        return NULL;
-    }
-    if (!qcrypto_tls_creds_check_endpoint(creds,
-                                          QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT,
-                                          errp)) {
-        return NULL;
-    }
     if (!host && r->addr->type == SOCKET_ADDRESS_TYPE_INET) {
         host = r->addr->u.inet.host;
     }
-    tls = qio_channel_tls_new_client(ioc, creds, host, errp);
+    tls = qio_channel_tls_new_client(ioc, s->creds, host, errp);
     if (!tls) {
         return NULL;
     }
@@ -107,7 +90,7 @@ bool pmem_ha_link_open(PmemHaDevice *s, Error **errp)
         object_unref(OBJECT(sioc));
         return false;
     }
-    if (s->replica->tls_creds_id) {
+    if (s->creds) {
         ioc = start_tls(s, ioc, errp);
         object_unref(OBJECT(sioc));
         if (!ioc) {
@@ -296,6 +279,11 @@ bool pmem_ha_link_recv(PmemHaDevice *s, PmemHaMsg *m, void *payload,
                        Error **errp)
 {
     uint64_t owed = s->epoch ? s->epoch->bytes : 0;
+
+    if (s->copy_running) {
+        /* The replica brings the whole new image to its disk first. */
+        owed += s->size;
+    }
 
     return link_recv_deadline(s, m, payload, link_deadline(s, owed), errp);
 }

@@ -16,11 +16,13 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-pmem-ha.h"
 #include "qapi/visitor.h"
+#include "qom/object_interfaces.h"
 #include "exec/memory.h"
 #include "hw/boards.h"
 #include "hw/core/cpu.h"
 #include "hw/mem/pc-dimm.h"
 #include "hw/qdev-properties.h"
+#include "hw/resettable.h"
 #include "migration/blocker.h"
 #include "qemu/sockets.h"
 #include "system/hostmem.h"
@@ -59,9 +61,16 @@ static void pmem_ha_write_label_data(NVDIMMDevice *nvdimm, const void *buf,
     pmem_ha_flush(s, current_cpu);
 }
 
-static void pmem_ha_reset(void *opaque)
+static void pmem_ha_reset_hold(Object *obj, ResetType type)
 {
-    pmem_ha_drop_waiters(opaque);
+    PmemHaDevice *s = PMEM_HA(obj);
+
+    pmem_ha_drop_waiters(s);
+    if (type == RESET_TYPE_SNAPSHOT_LOAD) {
+        /* What is loaded next goes past the dirty bits. */
+        QEMU_LOCK_GUARD(&s->lock);
+        s->restored = true;
+    }
 }
 
 static void pmem_ha_exit(Notifier *n, void *data)
@@ -148,6 +157,30 @@ static bool check_options(PmemHaDevice *s, Error **errp)
     return true;
 }
 
+/* The replicator uses them without the BQL, so they must stay. */
+static bool hold_creds(PmemHaDevice *s, Error **errp)
+{
+    const char *id = s->replica->tls_creds_id;
+    Object *obj;
+
+    if (!id) {
+        return true;
+    }
+    obj = object_resolve_path_component(object_get_objects_root(), id);
+    if (!object_dynamic_cast(obj, TYPE_QCRYPTO_TLS_CREDS)) {
+        error_setg(errp, "pmem-replica property 'tls-creds': no tls-creds "
+                   "object with id '%s'", id);
+        return false;
+    }
+    if (!qcrypto_tls_creds_check_endpoint(QCRYPTO_TLS_CREDS(obj),
+                                          QCRYPTO_TLS_CREDS_ENDPOINT_CLIENT,
+                                          errp)) {
+        return false;
+    }
+    s->creds = QCRYPTO_TLS_CREDS(object_ref(obj));
+    return true;
+}
+
 /* Undo what start_mirror() did so far. */
 static void stop_mirror(PmemHaDevice *s)
 {
@@ -155,6 +188,8 @@ static void stop_mirror(PmemHaDevice *s)
         pmem_ha_replicator_stop(s);
         pmem_ha_drop_waiters(s);
         pmem_ha_track(s, false);
+        ram_block_discard_disable(false);
+        s->replica->users--;
         s->tracking = false;
     }
     migrate_del_blocker(&s->migration_blocker);
@@ -178,7 +213,18 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
                          "staging-size=%" PRIu64, s->name, s->staging_size);
         return false;
     }
+    if (!hold_creds(s, errp)) {
+        return false;
+    }
+    /* A page that a balloon takes away would change without a dirty bit. */
+    if (ram_block_discard_disable(true) < 0) {
+        error_setg(errp, "pmem-ha device '%s': another device discards guest "
+                   "memory (virtio-mem, for example), which can not be "
+                   "mirrored; remove one of them", s->name);
+        return false;
+    }
     s->link_state = s->shown = PMEM_HA_STATE_CONNECTING;
+    s->replica->users++;
     s->tracking = true;
     pmem_ha_track(s, true);
     /* The proof or the full copy stands for all that was before. */
@@ -222,7 +268,7 @@ static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
         pmem_ha_hint_remove(s);
         return;
     }
-    qemu_register_reset(pmem_ha_reset, s);
+    qemu_register_resettable(OBJECT(s));
     s->exit_notifier.notify = pmem_ha_exit;
     qemu_add_exit_notifier(&s->exit_notifier);
     pmem_ha_register(s);
@@ -243,10 +289,21 @@ static void pmem_ha_unrealize(NVDIMMDevice *nvdimm)
     s->realized_ha = false;
     pmem_ha_unregister(s);
     qemu_remove_exit_notifier(&s->exit_notifier);
-    qemu_unregister_reset(pmem_ha_reset, s);
+    qemu_unregister_resettable(OBJECT(s));
     stop_mirror(s);
     pmem_ha_stall_cleanup(s);
     pmem_ha_hint_remove(s);
+}
+
+/* The promise must not change behind the back of those who rely on it. */
+static bool may_set(Object *obj, Error **errp)
+{
+    if (DEVICE(obj)->realized) {
+        error_setg(errp, "pmem-ha device '%s': its properties can not be "
+                   "changed any more", PMEM_HA(obj)->name);
+        return false;
+    }
+    return true;
 }
 
 static int pmem_ha_get_mode(Object *obj, Error **errp)
@@ -256,6 +313,9 @@ static int pmem_ha_get_mode(Object *obj, Error **errp)
 
 static void pmem_ha_set_mode(Object *obj, int value, Error **errp)
 {
+    if (!may_set(obj, errp)) {
+        return;
+    }
     PMEM_HA(obj)->mode = value;
 }
 
@@ -266,6 +326,9 @@ static int pmem_ha_get_ack(Object *obj, Error **errp)
 
 static void pmem_ha_set_ack(Object *obj, int value, Error **errp)
 {
+    if (!may_set(obj, errp)) {
+        return;
+    }
     PMEM_HA(obj)->ack = value;
 }
 
@@ -276,6 +339,9 @@ static int pmem_ha_get_link_loss(Object *obj, Error **errp)
 
 static void pmem_ha_set_link_loss(Object *obj, int value, Error **errp)
 {
+    if (!may_set(obj, errp)) {
+        return;
+    }
     PMEM_HA(obj)->on_link_loss = value;
 }
 
@@ -286,6 +352,9 @@ static char *pmem_ha_get_track(Object *obj, Error **errp)
 
 static void pmem_ha_set_track(Object *obj, const char *value, Error **errp)
 {
+    if (!may_set(obj, errp)) {
+        return;
+    }
     if (strcmp(value, "hint") && strcmp(value, "insn")) {
         error_setg(errp, "Property '%s.flush-track' is '%s', it must be hint "
                    "or insn", object_get_typename(obj), value);
@@ -323,6 +392,7 @@ static void pmem_ha_finalize(Object *obj)
     PmemHaDevice *s = PMEM_HA(obj);
 
     pmem_ha_link_close(s);
+    object_unref(OBJECT(s->creds));
     if (s->image_fd >= 0) {
         close(s->image_fd);
     }
@@ -350,7 +420,9 @@ static void pmem_ha_class_init(ObjectClass *oc, void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(oc);
     NVDIMMClass *nvc = NVDIMM_CLASS(oc);
+    ResettableClass *rc = RESETTABLE_CLASS(oc);
 
+    rc->phases.hold = pmem_ha_reset_hold;
     dc->desc = "NVDIMM whose flushes are mirrored to a replica";
     nvc->realize = pmem_ha_realize;
     nvc->unrealize = pmem_ha_unrealize;

@@ -19,6 +19,16 @@
 #define DEFAULT_LINK_TIMEOUT_MS    10000
 #define MIN_LINK_TIMEOUT_MS        100
 
+static bool may_set(Object *obj, const char *name, Error **errp)
+{
+    if (PMEM_REPLICA(obj)->users) {
+        error_setg(errp, "pmem-replica property '%s' can not be changed while "
+                   "a pmem-ha device uses the object", name);
+        return false;
+    }
+    return true;
+}
+
 static void replica_get_addr(Object *obj, Visitor *v, const char *name,
                              void *opaque, Error **errp)
 {
@@ -31,7 +41,8 @@ static void replica_set_addr(Object *obj, Visitor *v, const char *name,
     PmemReplica *r = PMEM_REPLICA(obj);
     SocketAddress *addr = NULL;
 
-    if (!visit_type_SocketAddress(v, name, &addr, errp)) {
+    if (!may_set(obj, name, errp) ||
+        !visit_type_SocketAddress(v, name, &addr, errp)) {
         return;
     }
     qapi_free_SocketAddress(r->addr);
@@ -60,7 +71,7 @@ static void replica_set_string(Object *obj, Visitor *v, const char *name,
     char **field = string_field(obj, name);
     char *value = NULL;
 
-    if (visit_type_str(v, name, &value, errp)) {
+    if (may_set(obj, name, errp) && visit_type_str(v, name, &value, errp)) {
         g_free(*field);
         *field = value;
     }
@@ -82,7 +93,8 @@ static void replica_set_ms(Object *obj, Visitor *v, const char *name,
     PmemReplica *r = PMEM_REPLICA(obj);
     uint32_t value;
 
-    if (!visit_type_uint32(v, name, &value, errp)) {
+    if (!may_set(obj, name, errp) ||
+        !visit_type_uint32(v, name, &value, errp)) {
         return;
     }
     if (strcmp(name, "link-timeout-ms")) {
@@ -102,7 +114,9 @@ static int replica_get_transport(Object *obj, Error **errp)
 
 static void replica_set_transport(Object *obj, int value, Error **errp)
 {
-    PMEM_REPLICA(obj)->transport = value;
+    if (may_set(obj, "transport", errp)) {
+        PMEM_REPLICA(obj)->transport = value;
+    }
 }
 
 static void replica_complete(UserCreatable *uc, Error **errp)

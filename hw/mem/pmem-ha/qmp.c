@@ -35,6 +35,22 @@ void pmem_ha_unregister(PmemHaDevice *s)
     QTAILQ_REMOVE(&devices, s, next);
 }
 
+bool pmem_ha_cpu_waits(CPUState *cpu)
+{
+    PmemHaDevice *s;
+    unsigned i;
+
+    QTAILQ_FOREACH(s, &devices, next) {
+        QEMU_LOCK_GUARD(&s->lock);
+        for (i = 0; i < s->waiters->len; i++) {
+            if (g_array_index(s->waiters, PmemHaWaiter, i).cpu == cpu) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 static PmemHaLatency *latency(const PmemHaHistogram *h)
 {
     PmemHaLatency *l = g_new0(PmemHaLatency, 1);

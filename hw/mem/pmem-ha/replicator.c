@@ -123,8 +123,7 @@ static bool one_epoch(PmemHaDevice *s, PmemHaEpoch *e, Error **errp)
     if (completes) {
         s->copy_running = false;
         s->synced = true;
-        /* Whatever the backing was before, the replica is now equal to it. */
-        s->rec.boot_id = s->boot_id;
+        pmem_ha_now_proved_locked(s);
         s->link_state = PMEM_HA_STATE_IN_SYNC;
         pmem_ha_announce_locked(s, NULL);
     }
@@ -218,7 +217,7 @@ static void link_lost(PmemHaDevice *s, Error *err)
     } else {
         s->link_state = PMEM_HA_STATE_CONNECTING;
     }
-    if (was_connected) {
+    if (was_connected && !s->direct_cancel) {
         s->reconnects++;
         if (s->on_link_loss == PMEM_HA_LINK_LOSS_STOP) {
             s->stop_vm = true;

@@ -27,6 +27,9 @@ PmemHaState pmem_ha_state_locked(PmemHaDevice *s)
     case PMEM_HA_STATE_FAILED:
         return s->link_state;
     case PMEM_HA_STATE_IN_SYNC:
+        if (s->stalled) {
+            return PMEM_HA_STATE_STALLED;
+        }
         if (s->mode == PMEM_HA_MODE_ASYNC && s->epoch) {
             return PMEM_HA_STATE_LAGGING;
         }
@@ -75,7 +78,9 @@ static void pmem_ha_stall_tick(void *opaque)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         age = oldest_wait_ms_locked(s);
-        if (age >= PMEM_HA_STALL_MS && runstate_is_running()) {
+        /* With vCPUs held for an epoch that is being sent, all is well. */
+        if (age >= PMEM_HA_STALL_MS && runstate_is_running() &&
+            !s->direct_hold) {
             g_autofree char *reason = NULL;
 
             reason = g_strdup_printf("a flush waits for replica '%s' at %s: %s",
@@ -136,7 +141,9 @@ static void pmem_ha_settle_bh(void *opaque)
 
 void pmem_ha_stall_settle(PmemHaDevice *s)
 {
-    qemu_bh_schedule(s->settle_bh);
+    if (s->settle_bh) {
+        qemu_bh_schedule(s->settle_bh);
+    }
 }
 
 /* A guest that lost the right to write must not be let go on. */
@@ -147,7 +154,6 @@ static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         fenced = s->link_state == PMEM_HA_STATE_FENCED;
-        s->restored |= state == RUN_STATE_RESTORE_VM;
     }
     if (running && fenced) {
         error_report("pmem-ha device '%s': the replica was promoted, this "
@@ -187,5 +193,7 @@ void pmem_ha_stall_cleanup(PmemHaDevice *s)
     qemu_del_vm_change_state_handler(s->vmstate);
     timer_free(s->beat_timer);
     timer_free(s->stall_timer);
+    QEMU_LOCK_GUARD(&s->lock);
     qemu_bh_delete(s->settle_bh);
+    s->settle_bh = NULL;
 }

@@ -33,6 +33,7 @@
 #define OFS_DIGEST     80
 #define OFS_BOOT_ID   112
 #define OFS_HISTORY   128
+#define OFS_BACKING   256
 #define OFS_CRC       (SLOT_SIZE - 4)
 
 #define FLAG_CLEAN    1u
@@ -71,6 +72,8 @@ static void encode_slot(const PmemHaStateRecord *rec, uint64_t number,
         stq_le_p(p, rec->history[i].generation);
         stq_le_p(p + 8, rec->history[i].last_epoch);
     }
+    stq_le_p(buf + OFS_BACKING, rec->backing_dev);
+    stq_le_p(buf + OFS_BACKING + 8, rec->backing_ino);
     stl_le_p(buf + OFS_CRC, crc32c(0xffffffff, buf, OFS_CRC));
 }
 
@@ -95,6 +98,8 @@ static uint64_t decode_slot(const uint8_t *buf, PmemHaStateRecord *rec,
         .captured = ldq_le_p(buf + OFS_CAPTURED),
         .acked = ldq_le_p(buf + OFS_ACKED),
         .clean = ldl_le_p(buf + OFS_FLAGS) & FLAG_CLEAN,
+        .backing_dev = ldq_le_p(buf + OFS_BACKING),
+        .backing_ino = ldq_le_p(buf + OFS_BACKING + 8),
     };
     memcpy(rec->uuid.data, buf + OFS_UUID, 16);
     memcpy(rec->digest, buf + OFS_DIGEST, PMEM_HA_STATE_DIGEST);

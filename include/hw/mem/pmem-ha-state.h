@@ -34,6 +34,8 @@ typedef struct PmemHaStateRecord {
     bool clean;                     /* ended in order: digest is valid */
     uint8_t digest[PMEM_HA_STATE_DIGEST];   /* of the whole backing file */
     QemuUUID boot_id;               /* of the host that wrote this record */
+    uint64_t backing_dev;           /* st_dev and st_ino of the backing */
+    uint64_t backing_ino;           /* file; 0: not known */
     /* Newest first; unused entries have generation 0. */
     PmemHaLineage history[PMEM_HA_STATE_HISTORY];
 } PmemHaStateRecord;
