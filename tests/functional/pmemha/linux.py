@@ -77,6 +77,8 @@ class LinuxGuest(Qemu):
         n = next(self.ids)
         with self.shell.cond:
             first = len(self.shell.lines)
+            # wait_for() looks at what this command prints
+            self.shell.cursor = first
         self.shell.send(f'{n} {command}\n')
         return n, first, command
 
@@ -89,6 +91,7 @@ class LinuxGuest(Qemu):
             for i in range(first, len(self.shell.lines)):
                 m = pattern.match(self.shell.lines[i][1])
                 if m:
+                    self.shell.cursor = i + 1
                     return int(m[1]), [t for _, t in
                                        self.shell.lines[first:i]]
             return None
