@@ -18,7 +18,7 @@
 #include "tools/qemu-pmem-replica/journal.h"
 #include "tools/qemu-pmem-replica/journal-format.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 #define SIZE (16 * PMEM_HA_PAGE_SIZE)
 #define FUZZ_MAX_INPUT (256 * KiB)

@@ -14,7 +14,7 @@
 #include "qemu/units.h"
 #include "hw/mem/pmem-ha-wire.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 /* What is accepted must survive being written and read again. */
 static void check_hello(const uint8_t *payload, size_t len)

@@ -305,9 +305,12 @@ static int append(Journal *j, JournalRecord *r, const void *payload,
                   Error **errp)
 {
     uint8_t buf[JOURNAL_RECORD_SIZE];
-    size_t len = payload ? r->arg1 : 0;
+    size_t len = 0;
     int ret;
 
+    if (payload) {
+        len = r->arg1;
+    }
     r->salt = j->super.salt;
     r->generation = j->super.log_generation;
     r->epoch = j->epoch;

@@ -278,8 +278,8 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                "has what the replica acknowledged; nothing was overwritten. "
                "Promote the replica, or put the newest backing file and "
                "state file back (if nothing but owner or mode of the backing "
-               "file changed, 'touch' the state file)", s->export, s->peer, w->epoch,
-               w->generation, s->state_path,
+               "file changed, 'touch' the state file)", s->export, s->peer,
+               w->epoch, w->generation, s->state_path,
                s->proof_lineage || !s->no_proof ? "" : s->no_proof,
                s->proof_lineage || !s->no_proof ? "epoch " : " about epoch ",
                s->rec.captured, s->rec.generation);
@@ -314,13 +314,16 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
 /* Bytes that the replica does not have; waits for a last epoch. */
 static uint64_t drain(PmemHaDevice *s)
 {
-    int64_t deadline = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                       PMEM_HA_FINISH_MS;
+    /* For all devices together: they end one after the other. */
+    static int64_t deadline;
     PmemHaEpoch *probe;
     uint64_t unsent;
     uint64_t session = 0, number = 0;
     bool taken = false;
 
+    if (!deadline) {
+        deadline = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + PMEM_HA_FINISH_MS;
+    }
     qemu_mutex_lock(&s->lock);
     s->hold_until_ns = get_clock() + PMEM_HA_FINISH_MS * SCALE_MS;
     for (;;) {
