@@ -225,6 +225,9 @@ def format_patch(tree, commit):
         '--full-index', '-N', '--no-renames', '--no-attach', context, commit)
     head, mark, rest = out.partition(b'\n---\n')
     head = re.sub(rb'\n%s: \S+(?=\n|$)' % TRAILER.encode(), b'', head)
+    # What follows the second @@ depends on attributes that a bare repository
+    # does not see.
+    rest = re.sub(rb'^(@@ -\S+ \+\S+ @@).*$', rb'\1', rest, flags=re.M)
     # The trailer may have been a paragraph of its own.
     return head.rstrip(b'\n') + mark + rest
 
