@@ -6,10 +6,12 @@ what was flushed, its violent end, and the guest that goes on elsewhere.
 
 import os
 import shlex
+import subprocess
 import time
 from collections import namedtuple
 
 from .linux import LABEL_SIZE, PMEM_SIZE, LinuxGuest
+from .paths import program, scaled
 from .replica import Replica
 
 # Last numbers that the programs reported, or that a check found.  The numbers
@@ -36,6 +38,7 @@ class Failover:
         self.arguments = arguments
         self.guest = None
         self.killed_at = None
+        self.promoted = None            # what the operator was told
 
     def boot_primary(self, extra=()):
         """The guest with its mirror, at its shell"""
@@ -89,8 +92,15 @@ class Failover:
 
     def promote(self):
         """Arguments for QEMU, as qemu-pmemctl prints them for an operator"""
-        text = self.replica.ctl('promote', '--output', 'text')
-        return shlex.split(text.strip().splitlines()[-1])
+        run = subprocess.run(
+            [program('PMEMCTL'), 'promote', '--socket',
+             self.replica.ctl_socket], cwd=self.work.dir,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=scaled(60), check=False)
+        if run.returncode:
+            raise AssertionError(f'qemu-pmemctl promote: {run.stderr}')
+        self.promoted = run.stdout
+        return shlex.split(run.stdout.splitlines()[-1])
 
     def boot_second(self, arguments):
         """The promoted device in a guest of its own, without a mirror"""

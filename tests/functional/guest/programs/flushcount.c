@@ -6,9 +6,11 @@
  *
  * For each phase: prepare, print "BEGIN phase calls", wait for a line, work,
  * print "END phase", wait for a line.  While the program waits it does
- * nothing, so that the host samples its counters.
+ * nothing, so that the host samples its counters.  Before BEGIN and END,
+ * "JOURNAL n" tells how many transactions the file system has committed.
  */
 #include "util.h"
+#include <glob.h>
 #include <sys/stat.h>
 
 #ifndef MAP_SYNC
@@ -178,6 +180,24 @@ static const struct {
     { "deepflush", 5, NULL, do_deep },
 };
 
+/* The kernel's count for the first mounted journal */
+static void say_journal(void)
+{
+    unsigned long n = 0;
+    glob_t g;
+
+    if (glob("/proc/fs/jbd2/*/info", 0, NULL, &g) == 0) {
+        FILE *f = fopen(g.gl_pathv[0], "r");
+
+        if (!f || fscanf(f, "%lu", &n) != 1) {
+            die(g.gl_pathv[0]);
+        }
+        fclose(f);
+        globfree(&g);
+    }
+    say("JOURNAL %lu", n);
+}
+
 static void wait_line(void)
 {
     char c;
@@ -210,11 +230,13 @@ int main(int argc, char **argv)
         if (strstr(phases[p].name, "map") == phases[p].name && !map) {
             say("SKIP %s: %s", phases[p].name, strerror(errno));
         } else {
+            say_journal();
             say("BEGIN %s %d", phases[p].name, phases[p].calls);
             wait_line();
             for (int i = 0; i < phases[p].calls; i++) {
                 phases[p].call(i);
             }
+            say_journal();
             say("END %s", phases[p].name);
             wait_line();
         }
