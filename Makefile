@@ -24,7 +24,8 @@ check-mutations:  ## break each promise in turn; a test must notice
 	@tests/mutations/run
 
 bench:  ## measure against named peers, into build/bench
-	@scripts/bench
+	@scripts/build >/dev/null
+	@tests/bench/fsync
 
 build:  ## fetch, patch and build QEMU; prints the programs' directory
 	@scripts/build
