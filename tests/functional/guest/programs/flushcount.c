@@ -186,7 +186,7 @@ static void say_journal(void)
     unsigned long n = 0;
     glob_t g;
 
-    if (glob("/proc/fs/jbd2/*/info", 0, NULL, &g) == 0) {
+    if (glob("/proc/fs/jbd2/" "*/info", 0, NULL, &g) == 0) {
         FILE *f = fopen(g.gl_pathv[0], "r");
 
         if (!f || fscanf(f, "%lu", &n) != 1) {
