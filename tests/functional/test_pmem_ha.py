@@ -367,6 +367,12 @@ class Refusals(DeviceTest):
     def test_other_label_size(self):
         self.check_mismatch('label', options=',label-size=128K')
 
+    def test_backing_that_shrank(self):
+        self.primary().quit()
+        os.truncate(self.path('p.img'), SIZE // 2)
+        self.refused(self.machine('again'), 'backing store')
+        self.assertEqual(os.path.getsize(self.path('p.img')), SIZE // 2)
+
     def test_options_by_name(self):
         for n, option in enumerate([
                 'on-link-loss=solo', 'flush-track=insn',
@@ -411,6 +417,48 @@ class Refusals(DeviceTest):
         with self.assertRaises(QmpError) as e:
             q.qmp.cmd('migrate', uri='exec:cat >/dev/null')
         self.assertIn('pm0', str(e.exception))
+
+
+class Tls(DeviceTest):
+    """The link with a pre-shared key"""
+
+    KEY = 'b8c4e6d0a1f23947586b7c8d9eafb0c1'
+
+    def setUp(self):
+        for side, key in (('server', self.KEY), ('client', self.KEY),
+                          ('wrong', self.KEY[::-1])):
+            os.mkdir(self.path(side))
+            self.work.write(f'{side}/keys.psk', f'qemu:{key}\n')
+        self.r = self.replica(size=SIZE)
+        i = self.r.argv.index('--listen')
+        self.r.argv[i + 1] += ',tls-creds=tls0'
+        self.r.argv[i:i] = ['--object', 'tls-creds-psk,id=tls0,'
+                            'endpoint=server,dir=server']
+        self.r.start()
+
+    def secured(self, side, name='qemu'):
+        q = self.adopt(PmemMachine(self.work, name))
+        self.work.sparse('p.img', SIZE)
+        q.add('-object', f'tls-creds-psk,id=tls0,endpoint=client,dir={side},'
+              'username=qemu')
+        return q.pmem_ha('p.img', SIZE, 0, self.r, 'p.state', ',tls-creds=tls0'
+                         ',tls-hostname=localhost,connect-timeout-ms=1500')
+
+    def test_flush_over_tls(self):
+        q = self.secured('client').start()
+        q.settle()
+        q.writeq(PMEM_BASE, 7)
+        q.flush()
+        q.kill()
+        self.assertEqual(self.promoted()[0], 7)
+
+    def test_wrong_key(self):
+        self.refused(self.secured('wrong'), 'connect-timeout-ms=1500')
+
+    def test_plain_primary(self):
+        self.refused(self.machine(
+            replica_options=',connect-timeout-ms=1500'),
+            'connect-timeout-ms=1500')
 
 
 class Off(DeviceTest):
