@@ -83,6 +83,11 @@ class Kill(Chain):
             replicas = self.replicas(n, devices)
             g = self.guest(n, cmd, replicas, smp)
             g.out.wait_for(rf'^A {rng.randrange(smp)} \d+$', 60)
+            if devices == 2:
+                # One that nothing was flushed to may still be without an
+                # image, and has promised nothing.
+                g.qmp.poll('query-pmem-ha', lambda infos: all(
+                    i['epoch-acked'] for i in infos), 60)
             for _ in range(int(rng.expovariate(1 / 20))):
                 g.out.wait_for(r'^A \d+ \d+$', 60)
             self.judge(n, g, replicas, f'kill {n} of seed {SEED} (smp {smp})')
@@ -134,6 +139,21 @@ class Sources(Chain):
                        replicas, 4, props=',staging-size=16K')
         g.out.wait_for('^END', 60)
         self.judge(0, g, replicas, 'staging')
+
+
+class Many(Chain):
+
+    def test_every_flush_returns(self):
+        """A vCPU about to sleep does not miss that its flush is over."""
+        replicas = self.replicas(0, 1)
+        g = self.guest(0, 'workload=records records=20000 pages=1 words=1 '
+                       'area=4', replicas, 1, props=',ack=received')
+        for n in range(100, 20001, 100):
+            g.out.wait_for(rf'^A 0 {n}$', 60)
+        g.out.wait_for('^END', 60)
+        info = g.qmp.cmd('query-pmem-ha')[0]
+        self.assertEqual(info['flush-latency-us']['count'], info['flushes'])
+        self.judge(0, g, replicas, 'many')
 
 
 class Idle(Chain):

@@ -226,7 +226,10 @@ static void hold_locked(PmemHaDevice *s, CPUState *cpu)
     }
 }
 
-/* Returns whether all that was dirty is now in an epoch. */
+/*
+ * Returns whether all that was dirty is now in an epoch, or was nothing.
+ * Without an epoch, flushes may have been let go.
+ */
 static bool capture(PmemHaDevice *s, CPUState *cpu)
 {
     int64_t start = get_clock();
@@ -288,6 +291,8 @@ void pmem_ha_capture_work(CPUState *cpu, run_on_cpu_data data)
         s->capture_queued = false;
     }
     capture(s, cpu);
+    /* Nobody who holds the BQL waits for us: see take_dirty_log(). */
+    pmem_ha_wake_vcpus();
     object_unref(OBJECT(s));
 }
 

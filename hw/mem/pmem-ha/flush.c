@@ -12,6 +12,7 @@
 #include "qemu/main-loop.h"
 #include "exec/cpu-common.h"
 #include "hw/core/cpu.h"
+#include "system/cpus.h"
 #include "internal.h"
 #include "trace.h"
 
@@ -85,6 +86,32 @@ void pmem_ha_kick_capture_locked(PmemHaDevice *s)
     s->capture_queued = true;
     object_ref(OBJECT(s));
     async_safe_run_on_cpu(cpu, pmem_ha_capture_work, RUN_ON_CPU_HOST_PTR(s));
+}
+
+static void kick_vcpus_with_work(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        if (!cpu_work_list_empty(cpu)) {
+            qemu_cpu_kick(cpu);
+        }
+    }
+}
+
+/*
+ * A vCPU looks at its queue, and sleeps when that is empty, under the BQL.
+ * Work that was queued in between without the BQL has woken nobody.
+ */
+void pmem_ha_wake_vcpus(void)
+{
+    if (bql_locked()) {
+        kick_vcpus_with_work();
+    } else {
+        bql_lock();
+        kick_vcpus_with_work();
+        bql_unlock();
+    }
 }
 
 void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)

@@ -184,11 +184,20 @@ struct PmemHaDevice {
  */
 void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu);
 
-/* Queue a capture if one is due and can be made.  Any thread, lock held. */
+/*
+ * Queue a capture if one is due and can be made.  Any thread, lock held; one
+ * without the BQL calls pmem_ha_wake_vcpus() when it has let the lock go.
+ */
 void pmem_ha_kick_capture_locked(PmemHaDevice *s);
 
-/* Let the flushes go whose epoch is acknowledged.  Any thread, lock held. */
+/*
+ * Let the flushes go whose epoch is acknowledged.  Any thread, lock held; one
+ * without the BQL calls pmem_ha_wake_vcpus() when it has let the lock go.
+ */
 void pmem_ha_release_locked(PmemHaDevice *s);
+
+/* Make sure that queued work is seen.  Any thread, lock not held. */
+void pmem_ha_wake_vcpus(void);
 
 /* Forget all flushes (system reset).  BQL. */
 void pmem_ha_drop_waiters(PmemHaDevice *s);

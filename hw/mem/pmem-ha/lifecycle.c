@@ -311,6 +311,16 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
     return pmem_ha_state_write(s->state_file, &s->rec, true, errp);
 }
 
+/* The replicator needs the BQL now and then, see pmem_ha_wake_vcpus(). */
+static void wait_without_bql(PmemHaDevice *s, int64_t ms)
+{
+    bql_unlock();
+    qemu_cond_timedwait(&s->settled, &s->lock, ms);
+    qemu_mutex_unlock(&s->lock);
+    bql_lock();
+    qemu_mutex_lock(&s->lock);
+}
+
 /* Bytes that the replica does not have; waits for a last epoch. */
 static uint64_t drain(PmemHaDevice *s)
 {
@@ -344,7 +354,7 @@ static uint64_t drain(PmemHaDevice *s)
             }
         }
         /* A capture by a vCPU's thread ends without a signal. */
-        qemu_cond_timedwait(&s->settled, &s->lock, MIN(left, 10));
+        wait_without_bql(s, MIN(left, 10));
     }
     probe = s->epoch;
     unsent = probe ? probe->bytes : 0;

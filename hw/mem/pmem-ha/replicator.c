@@ -1,8 +1,8 @@
 /*
  * pmem-ha: the thread that talks to the replica
  *
- * It takes neither the BQL nor any lock but the device's, so that an
- * acknowledgement arrives whatever the main loop is busy with (I7).
+ * An acknowledgement is received and recorded without the BQL, whatever the
+ * main loop is busy with; only the vCPUs are woken under it (I7).
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -83,6 +83,9 @@ static bool copy(PmemHaDevice *s, Error **errp)
             async_safe_run_on_cpu(first_cpu, pmem_ha_clear_work,
                                   RUN_ON_CPU_HOST_PTR(s));
         }
+    }
+    pmem_ha_wake_vcpus();
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
         while (s->clearing && !s->quit) {
             qemu_cond_wait(&s->settled, &s->lock);
         }
@@ -160,6 +163,9 @@ static void serve(PmemHaDevice *s, bool need_copy, Error **errp)
     }
     pmem_ha_release_locked(s);
     pmem_ha_kick_capture_locked(s);
+    qemu_mutex_unlock(&s->lock);
+    pmem_ha_wake_vcpus();
+    qemu_mutex_lock(&s->lock);
     while (!s->quit) {
         if (s->epoch_ready) {
             PmemHaEpoch *e = s->epoch;
@@ -167,6 +173,7 @@ static void serve(PmemHaDevice *s, bool need_copy, Error **errp)
             s->epoch_ready = false;
             qemu_mutex_unlock(&s->lock);
             ok = one_epoch(s, e, errp);
+            pmem_ha_wake_vcpus();
             qemu_mutex_lock(&s->lock);
         } else if (!qemu_cond_timedwait(&s->work, &s->lock,
                                         PMEM_HA_PING_MS)) {
