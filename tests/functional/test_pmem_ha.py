@@ -7,6 +7,7 @@ import shutil
 
 from pmemha import QmpError, TestCase, main
 from pmemha.device import HINT, PMEM_BASE, PmemMachine
+from pmemha.paths import program
 
 SIZE = 16 << 20
 PAGE = 4096
@@ -403,6 +404,36 @@ class Refusals(DeviceTest):
             machine='q35,nvdimm=on,nvdimm-persistence=cpu'),
             'nvdimm-persistence=cpu')
 
+    def backend(self, **change):
+        """A machine whose memory backend has other properties"""
+        q = self.machine(name='q-' + '-'.join(change))
+        for name, value in change.items():
+            name = name.replace('_', '-')
+            q.argv = [a + f',{name}={value}' if a.startswith('memory-backend')
+                      else a for a in q.argv]
+        return q
+
+    def test_backing_that_is_emptied_at_the_end(self):
+        self.refused(self.backend(discard_data='on'), 'discard-data=on')
+
+    def test_backing_that_is_emptied_after_all(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 7)
+        q.flush()
+        q.qmp.cmd('qom-set', path='/objects/mem0', property='discard-data',
+                  value=True)
+        self.assertEqual(q.quit(), 0)
+        self.refused(self.machine('again'), 'nothing was overwritten')
+        self.assertEqual(self.promoted()[0], 7)
+
+    def test_unarmed(self):
+        self.refused(self.machine(options=',unarmed=on'), 'unarmed=on')
+
+    def test_record_and_replay(self):
+        q = self.machine()
+        q.add('-icount', f'shift=auto,rr=record,rrfile={self.path("rr")}')
+        self.refused(q, 'record/replay')
+
     def test_state_file_of_another_kind(self):
         self.work.write('p.state', b'not a state file' * 512)
         self.refused(self.machine(), 'p.state')
@@ -417,6 +448,57 @@ class Refusals(DeviceTest):
         with self.assertRaises(QmpError) as e:
             q.qmp.cmd('migrate', uri='exec:cat >/dev/null')
         self.assertIn('pm0', str(e.exception))
+
+
+class Bypass(DeviceTest):
+    """Devices whose writes to guest memory go past QEMU, in either order"""
+
+    def vhost_user(self):
+        """A vhost-user device's other end, as arguments for QEMU"""
+        self.work.sparse('disk.img', 1 << 20)
+        d = self.process('vhost', [program('VHOST_USER_BLK'),
+                                   '--blk-file=disk.img'])
+        d.argv += ['--fd', d.listener('vhost.sock')]
+        d.start()
+        return ['-chardev', 'socket,id=v0,path=vhost.sock']
+
+    def check_first(self, *args):
+        """It is there when the replica comes."""
+        back = self.vhost_user()
+        q = self.adopt(PmemMachine(self.work, 'first')).add(*back, *args)
+        self.work.sparse('p.img', SIZE)
+        q.pmem_ha('p.img', SIZE, 0, self.r, 'p.state')
+        self.refused(q, "pm0", 'past QEMU')
+
+    def test_vhost_user_device_first(self):
+        self.check_first('-device', 'vhost-user-blk-pci,chardev=v0')
+
+    def test_vhost_user_netdev_first(self):
+        self.check_first('-netdev', 'vhost-user,id=n0,chardev=v0',
+                         '-device', 'virtio-net-pci,netdev=n0')
+
+    def test_replica_first(self):
+        back = self.vhost_user()
+        q = self.machine().add(*back, '-netdev',
+                               'vhost-user,id=n0,chardev=v0', '-device',
+                               'qemu-xhci').start()
+        q.settle()
+        for n, device in enumerate([
+                {'driver': 'vfio-pci', 'host': '0000:00:00.0'},
+                {'driver': 'vhost-user-blk-pci', 'chardev': 'v0'},
+                {'driver': 'vhost-vsock-pci', 'guest-cid': 3},
+                {'driver': 'virtio-net-pci', 'netdev': 'n0'}]):
+            with self.subTest(device['driver']):
+                with self.assertRaises(QmpError) as e:
+                    q.qmp.raw_cmd('device_add', {'id': f'd{n}', **device})
+                self.assertIn('past QEMU', str(e.exception))
+        q.qmp.cmd('device_add', driver='usb-mouse', id='other')
+
+    def test_without_replica_they_may_be(self):
+        q = self.machine(replica=None, state=None).add(
+            *self.vhost_user(), '-device', 'vhost-user-blk-pci,chardev=v0')
+        q.start()
+        self.assertEqual(q.query()['state'], 'standalone')
 
 
 class Tls(DeviceTest):

@@ -298,6 +298,13 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp);
 /* QEMU ends: last epoch, digest, clean mark.  BQL, vCPUs paused. */
 void pmem_ha_finish(PmemHaDevice *s);
 
+/*
+ * bypass.c: devices that write to guest memory past QEMU.  BQL.  Fails if there
+ * is one; otherwise none can be added until pmem_ha_bypass_allow().
+ */
+bool pmem_ha_bypass_forbid(PmemHaDevice *s, Error **errp);
+void pmem_ha_bypass_allow(void);
+
 /* hint.c: the flush hint's MMIO page.  BQL. */
 bool pmem_ha_hint_add(PmemHaDevice *s, Error **errp);
 void pmem_ha_hint_remove(PmemHaDevice *s);

@@ -367,6 +367,19 @@ static uint64_t drain(PmemHaDevice *s)
     return unsent;
 }
 
+/* The next start must prove nothing with what is in the backing. */
+static void disown(PmemHaDevice *s)
+{
+    Error *err = NULL;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    memset(&s->rec.boot_id, 0, sizeof(s->rec.boot_id));
+    s->rec.clean = false;
+    if (!pmem_ha_state_write(s->state_file, &s->rec, true, &err)) {
+        warn_report_err(err);
+    }
+}
+
 void pmem_ha_finish(PmemHaDevice *s)
 {
     Error *err = NULL;
@@ -374,6 +387,16 @@ void pmem_ha_finish(PmemHaDevice *s)
 
     if (runstate_is_running()) {
         /* Not an orderly end: nothing can be said about one instant. */
+        return;
+    }
+    if (s->state_file &&
+        object_property_get_bool(OBJECT(PC_DIMM(s)->hostmem), "discard-data",
+                                 NULL)) {
+        /* Switched on since realize: the content is gone already. */
+        pmem_ha_replicator_stop(s);
+        warn_report("pmem-ha device '%s': memdev property discard-data=on has "
+                    "emptied the backing file, promote the replica", s->name);
+        disown(s);
         return;
     }
     if (s->replica) {

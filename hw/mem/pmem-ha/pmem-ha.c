@@ -27,6 +27,7 @@
 #include "qemu/sockets.h"
 #include "system/hostmem.h"
 #include "system/kvm.h"
+#include "system/replay.h"
 #include "system/reset.h"
 #include "system/runstate.h"
 #include "system/system.h"
@@ -149,9 +150,24 @@ static bool check_options(PmemHaDevice *s, Error **errp)
                    "with share=on as memdev", s->name);
         return false;
     }
-    if (s->replica && NVDIMM(s)->readonly) {
-        error_setg(errp, "pmem-ha device '%s': a read-only memdev has nothing "
-                   "to mirror, remove 'replica'", s->name);
+    if (s->state_path && object_property_get_bool(backend, "discard-data",
+                                                  NULL)) {
+        error_setg(errp, "pmem-ha device '%s': memdev property "
+                   "discard-data=on empties the file that 'state-file' speaks "
+                   "for, remove one of them", s->name);
+        return false;
+    }
+    if (s->replica && (NVDIMM(s)->readonly || NVDIMM(s)->unarmed)) {
+        error_setg(errp, "pmem-ha device '%s': with a read-only memdev or "
+                   "unarmed=on nothing is written that could be mirrored, "
+                   "remove 'replica'", s->name);
+        return false;
+    }
+    if (s->replica && replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "pmem-ha device '%s': property 'replica' can not be "
+                   "used with record/replay, since the time of an "
+                   "acknowledgement is not recorded; remove -icount option "
+                   "'rr'", s->name);
         return false;
     }
     return true;
@@ -189,6 +205,7 @@ static void stop_mirror(PmemHaDevice *s)
         pmem_ha_drop_waiters(s);
         pmem_ha_track(s, false);
         ram_block_discard_disable(false);
+        pmem_ha_bypass_allow();
         s->replica->users--;
         s->tracking = false;
     }
@@ -221,6 +238,10 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
         error_setg(errp, "pmem-ha device '%s': another device discards guest "
                    "memory (virtio-mem, for example), which can not be "
                    "mirrored; remove one of them", s->name);
+        return false;
+    }
+    if (!pmem_ha_bypass_forbid(s, errp)) {
+        ram_block_discard_disable(false);
         return false;
     }
     s->link_state = s->shown = PMEM_HA_STATE_CONNECTING;

@@ -13,6 +13,7 @@ PROGRAMS = {
     'PMEM_REPLICA': 'qemu-pmem-replica',
     'PMEMCTL': 'qemu-pmemctl',
     'QEMU_IMG': 'qemu-img',
+    'VHOST_USER_BLK': 'vhost-user-blk',
 }
 
 # A build with sanitizers, or a loaded machine, wants more.

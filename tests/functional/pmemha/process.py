@@ -83,6 +83,14 @@ class Process:
         self.channels[name] = channel
         return channel, theirs.fileno()
 
+    def listener(self, path):
+        """A Unix socket on which it can accept at once: the descriptor"""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(os.path.relpath(self.work.path(path)))
+        sock.listen()
+        self._theirs[path] = sock
+        return str(sock.fileno())
+
     def start(self):
         fds = [s.fileno() for s in self._theirs.values()]
         with open(self.log, 'ab') as log:
