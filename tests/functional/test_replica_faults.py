@@ -153,6 +153,19 @@ class ReplicaFaultTest(ReplicaTestCase):
         d = self.daemon(expect_failure=True)
         assert 'not a journal' in d.output(), d.output()
 
+    def test_image_that_lost_its_content(self):
+        """The journal knows of an image: an empty file is not it."""
+        with self.daemon() as d:
+            c, _ = self.seeded(d)
+            c.close()
+        os.truncate(d.img, 0)
+        d = self.daemon(expect_failure=True)
+        assert '0 bytes' in d.output() and d.img in d.output(), d.output()
+        assert os.path.getsize(d.img) == 0
+        os.unlink(d.img)
+        d = self.daemon(expect_failure=True)
+        assert 'is missing' in d.output(), d.output()
+
     def test_read_only_image(self):
         path = self.tmpfs(4 << 20)
         with open(os.path.join(path, 'img'), 'wb') as f:

@@ -182,6 +182,7 @@ void export_detach(ReplicaExport *e, ReplicaConn *c, const char *reason)
 
 int export_copy(ReplicaExport *e, ReplicaConn *c, Error **errp)
 {
+    JournalSuper s;
     int ret;
 
     QEMU_LOCK_GUARD(&e->apply_lock);
@@ -202,6 +203,15 @@ int export_copy(ReplicaExport *e, ReplicaConn *c, Error **errp)
     /* A decided copy that could not get its name must not be lost. */
     if (!export_finish_switch(e, errp)) {
         return PMEM_HA_REFUSE_IO;
+    }
+    if (e->img->copy_decided) {
+        /* Not known, either, whether it was decided: make sure it was not. */
+        QEMU_LOCK_GUARD(&e->lock);
+        s = e->j->super;
+        if (!journal_write_super(e->j, &s, false, errp)) {
+            return PMEM_HA_REFUSE_IO;
+        }
+        e->img->copy_decided = false;
     }
     ret = image_copy_start(e->img, errp);
     return ret < 0 ? export_refusal_of(ret) : EXPORT_OK;

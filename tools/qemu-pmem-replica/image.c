@@ -16,10 +16,14 @@
 
 #define CHUNK (1 * MiB)
 
-static int open_locked(const char *path, int flags, uint64_t size,
+/* What a file that is opened may hold */
+enum { ANY_CONTENT, WHOLE_IMAGE, FROM_SCRATCH };
+
+static int open_locked(const char *path, int content, uint64_t size,
                        Error **errp)
 {
-    int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0600);
+    int fd = open(path, O_RDWR | O_CLOEXEC |
+                  (content == WHOLE_IMAGE ? 0 : O_CREAT), 0600);
     struct stat st;
     int ret;
 
@@ -38,7 +42,15 @@ static int open_locked(const char *path, int flags, uint64_t size,
                          "QEMU or by another qemu-pmem-replica?", path);
         goto fail;
     }
-    if (st.st_size && st.st_size != size) {
+    /* Not by O_TRUNC: before the lock it could be another's. */
+    if (content == FROM_SCRATCH && st.st_size) {
+        if (ftruncate(fd, 0) < 0) {
+            error_setg_errno(errp, errno, "cannot empty '%s'", path);
+            goto fail;
+        }
+        st.st_size = 0;
+    }
+    if (st.st_size != size && (st.st_size || content == WHOLE_IMAGE)) {
         error_setg(errp, "image '%s' has %" PRId64 " bytes, but size=%" PRIu64
                    " is asked for; correct 'size', or name another mem-path",
                    path, (int64_t)st.st_size, size);
@@ -108,7 +120,8 @@ ReplicaImage *image_open(const char *path, uint64_t size, const char *owner,
                    "to start with a full copy", img->path);
         goto fail;
     }
-    img->fd = open_locked(img->path, O_CREAT, size, errp);
+    img->fd = open_locked(img->path, have_image ? WHOLE_IMAGE : ANY_CONTENT,
+                          size, errp);
     /* The lock keeps a pmem-ha device away until the marker does. */
     if (img->fd < 0 || !set_marker(img, owner, errp) ||
         pmem_ha_media_sync(img->fd, img->path, errp) < 0 ||
@@ -201,8 +214,7 @@ int image_copy_start(ReplicaImage *img, Error **errp)
     int ret;
 
     image_copy_abandon(img);
-    img->copy_fd = open_locked(img->copy_path, O_CREAT | O_TRUNC, img->size,
-                               errp);
+    img->copy_fd = open_locked(img->copy_path, FROM_SCRATCH, img->size, errp);
     if (img->copy_fd < 0) {
         return -EIO;
     }
