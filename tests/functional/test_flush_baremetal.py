@@ -135,9 +135,12 @@ class Sources(Chain):
     def test_epoch_beyond_staging(self):
         """The vCPUs are held while content goes straight from memory."""
         replicas = self.replicas(0, 1)
-        g = self.guest(0, 'workload=records records=60 pages=16 area=16',
-                       replicas, 4, props=',staging-size=16K')
-        g.out.wait_for('^END', 60)
+        g = self.guest(0, 'workload=litmus area=32 pairs=16 every=5', replicas, 4,
+                       props=',staging-size=4K')
+        g.out.wait_for('^F 3 800$', 60)
+        # Content that changed after its checksum was made breaks the link.
+        info = g.qmp.cmd('query-pmem-ha')[0]
+        self.assertEqual(info['reconnects'], 0, info.get('last-error'))
         self.judge(0, g, replicas, 'staging')
 
 
