@@ -35,6 +35,11 @@ def released(base):
     return tags[0][len('base/'):] if tags else None
 
 
+def not_cached(base):
+    return ('SKIP no QEMU %s in the cache; scripts/prepare --base %s fetches it'
+            % (base, base))
+
+
 def overlay():
     return text([os.path.join(ROOT, 'scripts', 'overlay'), 'list']).split('\n')
 
@@ -121,7 +126,7 @@ def check_round_trip():
     base = pqlib.primary()
     version = released(base)
     if not version:
-        return 'SKIP no QEMU %s in the cache; scripts/prepare fetches it' % base
+        return not_cached(base)
     try:
         files = apply_series(base, version)
     except PqError as err:
@@ -159,7 +164,7 @@ def check_tree():
 def check_applies(base):
     version = released(base)
     if not version:
-        return 'SKIP no QEMU %s: its tarball left the archive' % base
+        return not_cached(base)
     try:
         apply_series(base, version)
     except PqError as err:
@@ -170,7 +175,7 @@ def check_applies(base):
 def check_shadow(base):
     version = released(base)
     if not version:
-        return 'SKIP no QEMU %s: its tarball left the archive' % base
+        return not_cached(base)
     theirs = set(text(['git', 'ls-tree', '-r', '--name-only',
                        'base/' + version],
                       os.path.join(CACHE, 'base.git')).split('\n'))
@@ -196,7 +201,12 @@ def checkpatch(args):
 
 
 def check_style_patches():
-    return checkpatch([os.path.join(PATCHES, n) for n in pqlib.series()])
+    files = [os.path.join(PATCHES, n) for n in pqlib.series()]
+    for base, _ in pqlib.bases():
+        own = [os.path.join(PATCHES, base, n) for n in pqlib.series()]
+        # An empty one says that the base does not need the hook.
+        files += [f for f in own if os.path.exists(f) and os.path.getsize(f)]
+    return checkpatch(files)
 
 
 def check_style_overlay():

@@ -201,26 +201,24 @@ class Runner:
         """Build a suite's targets; return False when that fails.
 
         'stock' is QEMU as released, 'default' everything of ours,
-        'asan:T' target T with the sanitizers, T@ID target T on base ID.
+        'asan:T' target T with the sanitizers; '@ID' behind it: of base ID.
         """
         groups = {}
         for target in suite.targets.split(','):
             if target == '-':
                 continue
+            target, _, base = target.partition('@')
+            options = ('--base=' + base,) if base else ()
             if target == 'stock':
-                groups['--stock'] = []
+                options += ('--stock',)
             elif target.startswith('asan:'):
-                groups.setdefault('--sanitize', []).append(target[5:])
-            elif '@' in target:
-                target, base = target.split('@')
-                groups.setdefault('--base=' + base, []).append(target)
-            else:
-                groups.setdefault('', []).append(target)
-        for option, targets in groups.items():
-            if 'default' in targets:
+                options += ('--sanitize',)
+                target = target[5:]
+            groups.setdefault(options, []).append(target)
+        for options, targets in groups.items():
+            if targets in (['default'], ['stock']):
                 targets = []
-            cmd = [os.path.join(ROOT, 'scripts', 'build')]
-            cmd += ([option] if option else []) + targets
+            cmd = [os.path.join(ROOT, 'scripts', 'build'), *options, *targets]
             res = subprocess.run(cmd, stdout=subprocess.DEVNULL, check=False,
                                  stdin=subprocess.DEVNULL)
             if res.returncode:
@@ -229,7 +227,9 @@ class Runner:
 
     def environment(self, suite, work, short):
         from pqlib import primary
-        base = 'user' if os.environ.get('QEMU_SRC') else primary()
+        bases = {t.split('@')[1] for t in suite.targets.split(',') if '@' in t}
+        base = bases.pop() if bases else \
+            'user' if os.environ.get('QEMU_SRC') else primary()
         build = os.path.join(ROOT, 'build')
         env = dict(os.environ)
         env.update(PMEM_HA_OBJ=os.path.join(build, base, 'obj'),

@@ -9,8 +9,8 @@
 #include "qemu/main-loop.h"
 #include "qemu/sockets.h"
 #include "io/channel-tls.h"
-#include "io/net-listener.h"
 #include "qom/object.h"
+#include "compat.h"
 #include "server.h"
 
 typedef struct Listener {
@@ -158,11 +158,11 @@ void server_start(void)
         size_t i;
 
         for (i = 0; i < l->listener->nsioc; i++) {
+            QIOChannelSocket *sioc = qio_net_listener_sioc(l->listener, i);
             SocketAddress *addr;
             g_autofree char *uri = NULL;
 
-            addr = qio_channel_socket_get_local_address(l->listener->sioc[i],
-                                                        NULL);
+            addr = qio_channel_socket_get_local_address(sioc, NULL);
             if (addr) {
                 uri = socket_uri(addr);
                 printf(" %s", uri);

@@ -11,11 +11,12 @@
 #include "qemu/main-loop.h"
 #include "qemu/bitmap.h"
 #include "cpu.h"
-#include "exec/ram_addr.h"
 #include "exec/ramlist.h"
+#include "exec/target_page.h"
 #include "hw/core/cpu.h"
 #include "system/runstate.h"
 #include "system/tcg.h"
+#include "compat.h"
 #include "internal.h"
 #include "trace.h"
 
@@ -30,9 +31,9 @@ void pmem_ha_track(PmemHaDevice *s, bool on)
 
 void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length)
 {
-    cpu_physical_memory_set_dirty_range(memory_region_get_ram_addr(s->mr) +
-                                        offset, length,
-                                        1 << DIRTY_MEMORY_PMEM_HA);
+    physical_memory_set_dirty_range(memory_region_get_ram_addr(s->mr) +
+                                    offset, length,
+                                    1 << DIRTY_MEMORY_PMEM_HA);
 }
 
 static void add_page(GArray *ranges, uint64_t offset)
@@ -95,9 +96,9 @@ static GArray *take_dirty_bitmap(PmemHaDevice *s)
         PmemHaRange *lo = &g_array_index(ranges, PmemHaRange, 0);
         PmemHaRange *hi = &g_array_index(ranges, PmemHaRange, ranges->len - 1);
 
-        cpu_physical_memory_dirty_bits_cleared(start + lo->offset,
-                                               hi->offset + hi->length -
-                                               lo->offset);
+        physical_memory_dirty_bits_cleared(start + lo->offset,
+                                           hi->offset + hi->length -
+                                           lo->offset);
     }
     return ranges;
 }

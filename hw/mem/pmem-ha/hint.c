@@ -9,12 +9,11 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "exec/address-spaces.h"
-#include "exec/memory.h"
 #include "hw/acpi/aml-build.h"
 #include "hw/core/cpu.h"
 #include "hw/mem/pc-dimm.h"
 #include "hw/qdev-core.h"
+#include "compat.h"
 #include "internal.h"
 #include "trace.h"
 

@@ -77,6 +77,7 @@ static QIOChannel *start_tls(PmemHaDevice *s, QIOChannel *ioc, Error **errp)
 
 bool pmem_ha_link_open(PmemHaDevice *s, Error **errp)
 {
+    ERRP_GUARD();
     QIOChannelSocket *sioc = qio_channel_socket_new();
     QIOChannel *ioc = QIO_CHANNEL(sioc);
 
@@ -86,7 +87,9 @@ bool pmem_ha_link_open(PmemHaDevice *s, Error **errp)
         return false;
     }
     qio_channel_set_delay(ioc, false);
-    if (qio_channel_set_blocking(ioc, false, errp) < 0) {
+    /* Returns an int in some releases and a bool in others. */
+    qio_channel_set_blocking(ioc, false, errp);
+    if (*errp) {
         object_unref(OBJECT(sioc));
         return false;
     }

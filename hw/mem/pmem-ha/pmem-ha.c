@@ -17,7 +17,6 @@
 #include "qapi/qapi-visit-pmem-ha.h"
 #include "qapi/visitor.h"
 #include "qom/object_interfaces.h"
-#include "exec/memory.h"
 #include "hw/boards.h"
 #include "hw/core/cpu.h"
 #include "hw/mem/pc-dimm.h"
@@ -33,6 +32,7 @@
 #include "system/system.h"
 #include "system/tcg.h"
 #include "system/qtest.h"
+#include "compat.h"
 #include "internal.h"
 #include "trace.h"
 
@@ -437,7 +437,7 @@ static void describe(ObjectClass *oc, const char *prop, const char *text)
     object_class_property_set_description(oc, prop, text);
 }
 
-static void pmem_ha_class_init(ObjectClass *oc, void *data)
+static void pmem_ha_class_init(ObjectClass *oc, PmemHaClassData *data)
 {
     DeviceClass *dc = DEVICE_CLASS(oc);
     NVDIMMClass *nvc = NVDIMM_CLASS(oc);

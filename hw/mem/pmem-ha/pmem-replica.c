@@ -13,6 +13,7 @@
 #include "qapi/visitor.h"
 #include "qemu/module.h"
 #include "qom/object_interfaces.h"
+#include "compat.h"
 #include "internal.h"
 
 #define DEFAULT_CONNECT_TIMEOUT_MS 5000
@@ -169,7 +170,7 @@ static void add_ms(ObjectClass *oc, const char *name, const char *text)
     object_class_property_set_description(oc, name, text);
 }
 
-static void replica_class_init(ObjectClass *oc, void *data)
+static void replica_class_init(ObjectClass *oc, PmemHaClassData *data)
 {
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 
