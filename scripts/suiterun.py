@@ -216,7 +216,7 @@ class Runner:
                 target = target[5:]
             groups.setdefault(options, []).append(target)
         for options, targets in groups.items():
-            if targets in (['default'], ['stock']):
+            if 'default' in targets or 'stock' in targets:
                 targets = []
             cmd = [os.path.join(ROOT, 'scripts', 'build'), *options, *targets]
             res = subprocess.run(cmd, stdout=subprocess.DEVNULL, check=False,
