@@ -35,6 +35,21 @@ bool export_finish_switch(ReplicaExport *e, Error **errp)
     return journal_write_super(e->j, &s, false, errp);
 }
 
+/*
+ * After a failure the kernel counts the lost pages as clean, and the next
+ * fdatasync succeeds without them: they are written again, from the log.
+ */
+bool export_sync_image(ReplicaExport *e, Error **errp)
+{
+    if (image_sync(e->img, errp) == 0) {
+        return true;
+    }
+    QEMU_LOCK_GUARD(&e->lock);
+    e->applied = journal_base(e->j);
+    e->applied_epoch = e->applied.epoch;
+    return false;
+}
+
 /* Apply the next epoch, if there is one; apply_lock held. */
 static bool apply_one(ReplicaExport *e, bool *more, Error **errp)
 {
@@ -97,7 +112,7 @@ static bool idle_checkpoint(ReplicaExport *e, Error **errp)
     if (!e->img) {
         return true;
     }
-    if (!export_apply_all(e, errp) || image_sync(e->img, errp) < 0) {
+    if (!export_apply_all(e, errp) || !export_sync_image(e, errp)) {
         return false;
     }
     QEMU_LOCK_GUARD(&e->lock);
@@ -119,7 +134,8 @@ static bool wait_for_work(ReplicaExport *e, bool *idle)
 
     *idle = false;
     while (!e->quit) {
-        bool work = e->applied_epoch < e->j->end.epoch && !e->apply_error;
+        bool work = e->applied_epoch < e->j->end.epoch && !e->apply_error &&
+                    !e->j->damage;
 
         if (work) {
             return true;

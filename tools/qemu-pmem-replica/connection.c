@@ -36,6 +36,7 @@ struct ReplicaConn {
     bool done;                  /* guarded by the server's lock */
     QTAILQ_ENTRY(ReplicaConn) next;
     int64_t heard_ms;           /* atomic */
+    int busy;                   /* atomic: does what the peer said last */
 
     ReplicaExport *export;
     uint64_t generation;
@@ -50,6 +51,8 @@ static unsigned n_conns;
 
 /* More than this are not primaries. */
 #define MAX_CONNS 64
+/* With those that were told to end and have not yet. */
+#define MAX_ENDING 64
 
 static int64_t now_ms(void)
 {
@@ -67,7 +70,8 @@ void conn_kick(ReplicaConn *c)
 
 int64_t conn_silence_ms(ReplicaConn *c)
 {
-    return now_ms() - qatomic_read(&c->heard_ms);
+    /* A peer can not be heard by a thread that waits for its disk. */
+    return qatomic_read(&c->busy) ? 0 : now_ms() - qatomic_read(&c->heard_ms);
 }
 
 const char *conn_peer(ReplicaConn *c)
@@ -284,7 +288,7 @@ static bool handshake(ReplicaConn *c, Error **errp)
     if (ret) {
         return conn_end(c, e, PMEM_HA_MSG_REFUSE, ret, errp);
     }
-    c->export = e;
+    qatomic_set(&c->export, e);
     pmem_ha_welcome_encode(&welcome, buf);
     m = (PmemHaMsg) {
         .type = PMEM_HA_MSG_WELCOME,
@@ -360,7 +364,10 @@ static void serve(ReplicaConn *c, Error **errp)
             return;
         }
         export_give_way(c->export);
+        qatomic_set(&c->busy, 1);
         ret = dispatch(c, &m, &clean, errp);
+        qatomic_set(&c->heard_ms, now_ms());
+        qatomic_set(&c->busy, 0);
         if (ret) {
             conn_end(c, c->export, PMEM_HA_MSG_FAIL, ret, errp);
             return;
@@ -430,12 +437,33 @@ static void conn_free(ReplicaConn *c)
     g_free(c);
 }
 
+/*
+ * Strangers that keep all places must not keep a primary out: the oldest
+ * connection that has not said who it is ends.  Main thread.
+ */
+static bool make_way(void)
+{
+    ReplicaConn *c;
+
+    if (n_conns >= MAX_CONNS + MAX_ENDING) {
+        return false;
+    }
+    QTAILQ_FOREACH(c, &conns, next) {
+        if (!qatomic_read(&c->export) && !qatomic_read(&c->kicked)) {
+            conn_kick(c);
+            shutdown(c->sioc->fd, SHUT_RDWR);
+            return true;
+        }
+    }
+    return false;
+}
+
 void conn_new(QIOChannelSocket *sioc, const ServerOptions *opts)
 {
     ReplicaConn *c;
     SocketAddress *addr;
 
-    if (n_conns >= MAX_CONNS) {
+    if (n_conns >= MAX_CONNS && !make_way()) {
         return;
     }
     c = g_new0(ReplicaConn, 1);

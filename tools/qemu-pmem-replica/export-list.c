@@ -78,6 +78,55 @@ ReplicaExport *export_only(void)
     return e && !QTAILQ_NEXT(e, next) ? e : NULL;
 }
 
+/* The files of an export; see docs/specs/pmem-ha-media.rst */
+static GStrv files_of(const char *mem_path, const char *journal)
+{
+    static const char *const suffixes[] = { "", ".copy", ".replica", ".state" };
+    char **files = g_new0(char *, ARRAY_SIZE(suffixes) + 2);
+    g_autofree char *real = realpath(mem_path, NULL);
+    g_autofree char *mem = NULL;
+    g_autofree char *real_journal = realpath(journal, NULL);
+    unsigned i;
+
+    mem = real ? g_strdup(real) : g_canonicalize_filename(mem_path, NULL);
+    for (i = 0; i < ARRAY_SIZE(suffixes); i++) {
+        files[i] = g_strdup_printf("%s%s", mem, suffixes[i]);
+    }
+    files[i] = real_journal ? g_strdup(real_journal) :
+                              g_canonicalize_filename(journal, NULL);
+    return files;
+}
+
+/* One file for two purposes would be emptied by one of them. */
+static bool check_files(const PmemReplicaExportOptions *o, Error **errp)
+{
+    g_auto(GStrv) mine = files_of(o->mem_path, o->journal);
+    ReplicaExport *e;
+    unsigned i;
+
+    for (i = 0; mine[i + 1]; i++) {
+        if (g_strv_contains((const char *const *)mine + i + 1, mine[i])) {
+            error_setg(errp, "export '%s': journal '%s' is a file that belongs "
+                       "to mem-path '%s'; name another one", o->name,
+                       o->journal, o->mem_path);
+            return false;
+        }
+    }
+    QTAILQ_FOREACH(e, &exports, next) {
+        g_auto(GStrv) theirs = files_of(e->mem_path, e->journal_path);
+
+        for (i = 0; mine[i]; i++) {
+            if (g_strv_contains((const char *const *)theirs, mine[i])) {
+                error_setg(errp, "export '%s': file '%s' belongs to export "
+                           "'%s', too; name other files", o->name, mine[i],
+                           e->name);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 static bool check_options(const PmemReplicaExportOptions *o, Error **errp)
 {
     if (!*o->name || strlen(o->name) > PMEM_HA_WIRE_MAX_NAME) {
@@ -100,7 +149,7 @@ static bool check_options(const PmemReplicaExportOptions *o, Error **errp)
                    "1 MiB", o->name, o->journal_size);
         return false;
     }
-    return true;
+    return check_files(o, errp);
 }
 
 /* Open the image and bring it to the end of the log. */
@@ -116,8 +165,12 @@ static bool open_image(ReplicaExport *e, Error **errp)
     if (!e->img) {
         return false;
     }
+    if (e->j->damage) {
+        /* The image may hold more than what is left of the log: keep it. */
+        return true;
+    }
     WITH_QEMU_LOCK_GUARD(&e->apply_lock) {
-        ok = export_apply_all(e, errp) && image_sync(e->img, errp) == 0;
+        ok = export_apply_all(e, errp) && export_sync_image(e, errp);
         if (ok && !e->j->super.promoted) {
             WITH_QEMU_LOCK_GUARD(&e->lock) {
                 ok = export_checkpoint(e, errp);

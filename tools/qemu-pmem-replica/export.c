@@ -106,7 +106,21 @@ static void drop_epoch(ReplicaExport *e)
     e->copy_epoch_open = false;
 }
 
-int export_attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
+/* Every committed epoch goes to the image, on stable storage. */
+static int bring_to_image(ReplicaExport *e, Error **errp)
+{
+    QEMU_LOCK_GUARD(&e->apply_lock);
+
+    if (!e->img) {
+        return EXPORT_FENCED;
+    }
+    if (!export_apply_all(e, errp) || !export_sync_image(e, errp)) {
+        return PMEM_HA_REFUSE_IO;
+    }
+    return EXPORT_OK;
+}
+
+static int attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
                   const PmemHaHello *hello, PmemHaWelcome *welcome,
                   Error **errp)
 {
@@ -160,6 +174,23 @@ int export_attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
     return EXPORT_OK;
 }
 
+int export_attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
+                  const PmemHaHello *hello, PmemHaWelcome *welcome,
+                  Error **errp)
+{
+    ERRP_GUARD();
+    int ret = attach(e, c, generation, hello, welcome, errp);
+
+    /* WELCOME acknowledges what it names: at the level that was asked for. */
+    if (ret == EXPORT_OK && hello->ack == PMEM_HA_ACK_APPLIED) {
+        ret = bring_to_image(e, errp);
+        if (ret) {
+            export_detach(e, c, *errp ? error_get_pretty(*errp) : "promoted");
+        }
+    }
+    return ret;
+}
+
 void export_detach(ReplicaExport *e, ReplicaConn *c, const char *reason)
 {
     QEMU_LOCK_GUARD(&e->apply_lock);
@@ -169,10 +200,10 @@ void export_detach(ReplicaExport *e, ReplicaConn *c, const char *reason)
         return;
     }
     drop_epoch(e);
-    if (e->copying) {
-        e->copying = false;
+    if (e->copying && e->img) {
         image_copy_abandon(e->img);
     }
+    e->copying = false;
     g_free(e->last_error);
     e->last_error = g_strdup(reason);
     e->conn = NULL;
@@ -218,11 +249,20 @@ int export_copy(ReplicaExport *e, ReplicaConn *c, Error **errp)
 }
 
 /* The log is longer than it should be: shorten it before it grows on. */
-static int make_room(ReplicaExport *e, Error **errp)
+static int make_room(ReplicaExport *e, ReplicaConn *c, Error **errp)
 {
+    int ret;
+
     QEMU_LOCK_GUARD(&e->apply_lock);
 
-    if (!export_apply_all(e, errp) || image_sync(e->img, errp) < 0) {
+    /* Promotion may have been first, and has given the image away. */
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        ret = check_owner(e, c);
+    }
+    if (ret) {
+        return ret;
+    }
+    if (!export_apply_all(e, errp) || !export_sync_image(e, errp)) {
         return PMEM_HA_REFUSE_IO;
     }
     WITH_QEMU_LOCK_GUARD(&e->lock) {
@@ -267,7 +307,7 @@ int export_begin(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
                journal_log_bytes(e->j) > e->journal_size;
     }
     if (full) {
-        ret = make_room(e, errp);
+        ret = make_room(e, c, errp);
         if (ret) {
             return ret;
         }
@@ -307,12 +347,31 @@ int export_begin(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
     return ret < 0 ? export_refusal_of(ret) : EXPORT_OK;
 }
 
+/*
+ * The ranges of an epoch are disjoint.  Without a bound, a peer could keep the
+ * image busy, and promotion waiting, with messages that carry nothing.
+ */
+static int check_epoch_size(ReplicaExport *e, uint64_t bytes,
+                            const PmemHaMsg *m, Error **errp)
+{
+    if (bytes + m->arg1 > e->size) {
+        error_setg(errp, "protocol error: epoch %" PRIu64 " has more than the "
+                   "%" PRIu64 " bytes of the region", m->epoch, e->size);
+        return PMEM_HA_REFUSE_PROTOCOL;
+    }
+    return EXPORT_OK;
+}
+
 static int copy_data(ReplicaExport *e, const PmemHaMsg *m, const void *payload,
                      bool in_epoch, Error **errp)
 {
     int ret;
 
     if (in_epoch) {
+        ret = check_epoch_size(e, e->copy_bytes, m, errp);
+        if (ret) {
+            return ret;
+        }
         e->copy_records++;
         e->copy_bytes += m->arg1;
         e->copy_digest = pmem_ha_wire_digest(e->copy_digest, m);
@@ -351,6 +410,10 @@ int export_data(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
             if (!e->j->open) {
                 error_setg(errp, "protocol error: DATA outside of an epoch");
                 return PMEM_HA_REFUSE_PROTOCOL;
+            }
+            ret = check_epoch_size(e, e->j->bytes, m, errp);
+            if (ret) {
+                return ret;
             }
             ret = journal_data(e->j, m, payload, errp);
             return ret < 0 ? export_refusal_of(ret) : EXPORT_OK;
@@ -431,15 +494,10 @@ static int commit_copy(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
 static int ack_applied(ReplicaExport *e, ReplicaConn *c, uint64_t epoch,
                        Error **errp)
 {
-    int ret;
+    int ret = bring_to_image(e, errp);
 
-    WITH_QEMU_LOCK_GUARD(&e->apply_lock) {
-        if (!e->img) {
-            return EXPORT_FENCED;
-        }
-        if (!export_apply_all(e, errp) || image_sync(e->img, errp) < 0) {
-            return PMEM_HA_REFUSE_IO;
-        }
+    if (ret) {
+        return ret;
     }
     QEMU_LOCK_GUARD(&e->lock);
     ret = check_owner(e, c);

@@ -106,6 +106,8 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
 void *export_worker(void *opaque);
 /* Bring the image to the end of the log; apply_lock held. */
 bool export_apply_all(ReplicaExport *e, Error **errp);
+/* Bring what was applied to stable storage; apply_lock held. */
+bool export_sync_image(ReplicaExport *e, Error **errp);
 /* Both locks held. */
 bool export_checkpoint(ReplicaExport *e, Error **errp);
 /* apply_lock held: give a decided copy its name. */
@@ -123,7 +125,10 @@ int export_refusal_of(int ret);
 void conn_kick(ReplicaConn *c);
 /* Send ACK without waiting; the export's lock is held (J7). */
 bool conn_ack(ReplicaConn *c, uint64_t epoch, Error **errp);
-/* Milliseconds since the peer was last heard.  Any thread. */
+/*
+ * Milliseconds since the peer was last heard; 0 while what it said is being
+ * done.  Any thread.
+ */
 int64_t conn_silence_ms(ReplicaConn *c);
 const char *conn_peer(ReplicaConn *c);
 

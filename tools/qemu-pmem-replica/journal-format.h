@@ -49,7 +49,4 @@ typedef struct JournalRecord {
 /* Returns: the header's checksum. */
 uint32_t journal_encode_record(const JournalRecord *r, uint8_t *buf);
 
-/* Find the end of the log, what was torn and what is damaged. */
-bool journal_scan(Journal *j, Error **errp);
-
 #endif

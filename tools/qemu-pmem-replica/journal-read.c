@@ -65,14 +65,19 @@ static bool check_range(Journal *j, const JournalRecord *r)
            (zero || r->arg1 <= PMEM_HA_WIRE_MAX_PAYLOAD);
 }
 
-/* Read and check the record at @c, advance @c; its payload goes to @buf. */
+/*
+ * Read and check the record at @c, advance @c; its payload goes to @buf.
+ * *@unread is set when the medium did not give what is there.
+ */
 static bool read_record(Journal *j, JournalCursor *c, JournalRecord *r,
-                        uint64_t epoch, uint8_t *buf, Error **errp)
+                        uint64_t epoch, uint8_t *buf, bool *unread,
+                        Error **errp)
 {
     uint8_t head[JOURNAL_RECORD_SIZE];
 
     if (pmem_ha_media_read(j->fd, j->path, head, sizeof(head), c->pos,
                            errp) < 0) {
+        *unread = true;
         return false;
     }
     if (!decode_record(j, head, r) || r->chain != c->chain ||
@@ -93,6 +98,7 @@ static bool read_record(Journal *j, JournalCursor *c, JournalRecord *r,
     if (!(r->flags & RECORD_ZERO)) {
         if (pmem_ha_media_read(j->fd, j->path, buf, r->arg1, c->pos,
                                errp) < 0) {
+            *unread = true;
             return false;
         }
         if (pmem_ha_wire_crc(buf, r->arg1) != r->sum) {
@@ -106,7 +112,8 @@ static bool read_record(Journal *j, JournalCursor *c, JournalRecord *r,
 }
 
 static bool read_body(Journal *j, JournalCursor *c, uint8_t *buf,
-                      JournalApply *apply, void *opaque, Error **errp)
+                      JournalApply *apply, void *opaque, bool *unread,
+                      Error **errp)
 {
     uint64_t epoch = c->epoch + 1;
     uint64_t records = 0;
@@ -117,7 +124,7 @@ static bool read_body(Journal *j, JournalCursor *c, uint8_t *buf,
     for (;;) {
         bool zero;
 
-        if (!read_record(j, c, &r, epoch, buf, errp)) {
+        if (!read_record(j, c, &r, epoch, buf, unread, errp)) {
             return false;
         }
         if (r.type != RECORD_DATA) {
@@ -126,6 +133,11 @@ static bool read_body(Journal *j, JournalCursor *c, uint8_t *buf,
         zero = r.flags & RECORD_ZERO;
         records++;
         bytes += r.arg1;
+        if (bytes > j->super.size) {
+            error_setg(errp, "epoch %" PRIu64 " has more bytes than the region",
+                       epoch);
+            return false;
+        }
         digest = pmem_ha_wire_digest(digest, &(PmemHaMsg) {
             .flags = zero ? PMEM_HA_FLAG_ZERO : 0,
             .arg0 = r.arg0,
@@ -146,9 +158,9 @@ static bool read_body(Journal *j, JournalCursor *c, uint8_t *buf,
     return true;
 }
 
-bool journal_read_epoch(Journal *j, JournalCursor *c, uint8_t *buf,
-                        JournalApply *apply, void *opaque, uint64_t *detail,
-                        Error **errp)
+static bool read_epoch(Journal *j, JournalCursor *c, uint8_t *buf,
+                       JournalApply *apply, void *opaque, uint64_t *detail,
+                       bool *unread, Error **errp)
 {
     JournalCursor at = *c;
     JournalRecord r;
@@ -157,7 +169,7 @@ bool journal_read_epoch(Journal *j, JournalCursor *c, uint8_t *buf,
     if (detail) {
         *detail = 0;
     }
-    if (!read_record(j, &at, &r, c->epoch + 1, buf, errp)) {
+    if (!read_record(j, &at, &r, c->epoch + 1, buf, unread, errp)) {
         return false;
     }
     if (r.type != RECORD_BEGIN) {
@@ -165,7 +177,7 @@ bool journal_read_epoch(Journal *j, JournalCursor *c, uint8_t *buf,
                    c->pos);
         return false;
     }
-    whole = read_body(j, &at, buf, apply, opaque, errp);
+    whole = read_body(j, &at, buf, apply, opaque, unread, errp);
     if (detail) {
         *detail = at.pos - c->pos;
     }
@@ -173,6 +185,15 @@ bool journal_read_epoch(Journal *j, JournalCursor *c, uint8_t *buf,
         *c = at;
     }
     return whole;
+}
+
+bool journal_read_epoch(Journal *j, JournalCursor *c, uint8_t *buf,
+                        JournalApply *apply, void *opaque, uint64_t *detail,
+                        Error **errp)
+{
+    bool unread = false;
+
+    return read_epoch(j, c, buf, apply, opaque, detail, &unread, errp);
 }
 
 /*
@@ -218,12 +239,20 @@ bool journal_scan(Journal *j, Error **errp)
     uint64_t tail = 0;
     uint64_t later;
     uint64_t next;
+    bool unread = false;
 
-    while (journal_read_epoch(j, &c, buf, NULL, NULL, &tail, &why)) {
+    while (read_epoch(j, &c, buf, NULL, NULL, &tail, &unread, &why)) {
         /* Each epoch is at least two records long: this ends. */
+    }
+    if (unread) {
+        /* It may be readable the next time: discard nothing. */
+        error_propagate(errp, why);
+        return false;
     }
     j->end = c;
     next = c.epoch + 1;
+    g_clear_pointer(&j->damage, g_free);
+    g_clear_pointer(&j->discard, g_free);
 
     if (!find_later_begin(j, c.pos, next, &later, buf, errp)) {
         error_free(why);

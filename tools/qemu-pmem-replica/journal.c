@@ -115,6 +115,7 @@ static bool load_super(Journal *j, bool *found, Error **errp)
             return false;
         }
         if (version && s.number && s.generation &&
+            s.generation <= INT64_MAX && s.applied <= INT64_MAX &&
             s.number > j->super.number) {
             j->super = s;
             j->super_slot = slot;
@@ -239,8 +240,7 @@ static bool create(Journal *j, uint64_t size, Error **errp)
         .salt = journal_new_salt(),
     };
 
-    return journal_write_super(j, &s, false, errp) &&
-           pmem_ha_media_sync_dir(j->path, errp) == 0;
+    return journal_write_super(j, &s, false, errp);
 }
 
 Journal *journal_open(const char *path, uint64_t size, Error **errp)
@@ -266,8 +266,15 @@ Journal *journal_open(const char *path, uint64_t size, Error **errp)
                          "by another qemu-pmem-replica?", path);
         goto fail;
     }
-    if (!load_super(j, &found, errp) ||
-        (!found && !create(j, size, errp))) {
+    /*
+     * What was read may be in the page cache only, left there by a daemon that
+     * was killed.  All that follows builds on it: the image is written, and a
+     * superblock replaced (J3, J5).
+     */
+    if (pmem_ha_media_sync(j->fd, j->path, errp) < 0 ||
+        !load_super(j, &found, errp) ||
+        (!found && !create(j, size, errp)) ||
+        pmem_ha_media_sync_dir(j->path, errp) < 0) {
         goto fail;
     }
     if (j->super.size != size) {

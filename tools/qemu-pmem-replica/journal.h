@@ -72,7 +72,7 @@ typedef struct Journal {
     uint64_t bytes;
     uint32_t digest;
 
-    /* found by the last journal_open() */
+    /* found by the last journal_scan() */
     char *damage;               /* NULL: none */
     uint64_t damaged_epoch;
     char *discard;              /* why a tail was discarded, or NULL */
@@ -89,6 +89,15 @@ typedef struct Journal {
  */
 Journal *journal_open(const char *path, uint64_t size, Error **errp);
 void journal_close(Journal *j);
+
+/*
+ * Find the end of the log, what was torn and what is damaged; no epoch is being
+ * written.  Part of journal_open(), and to be called when a committed epoch
+ * turns out to be unreadable.
+ *
+ * Returns: false with @errp set when the medium can not be read.
+ */
+bool journal_scan(Journal *j, Error **errp);
 
 /* Where the log begins. */
 JournalCursor journal_base(Journal *j);

@@ -2,7 +2,9 @@
  * qemu-pmem-replica: options, start and end
  *
  * Works like qemu-storage-daemon: options are processed in the order in which
- * they are given, so that objects come before what uses them.
+ * they are given, so that objects come before what uses them.  Exports come
+ * first, since a socket may belong to a daemon that runs already, which the
+ * locks on its journal and image tell.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -178,8 +180,30 @@ static int getopt_set_loc(int argc, char **argv, const char *optstring,
     return c;
 }
 
-/* The first pass takes what concerns the process, before QEMU is set up. */
-static void process_options(int argc, char *argv[], bool first_pass)
+/*
+ * Before QEMU is set up, what concerns the process; then traces and exports;
+ * then the rest.
+ */
+enum { PASS_PROCESS, PASS_EXPORTS, PASS_REST };
+
+static int pass_of(int c)
+{
+    switch (c) {
+    case '?':
+    case 'h':
+    case 'V':
+    case OPTION_PIDFILE:
+    case OPTION_ALLOW_PLAINTEXT:
+        return PASS_PROCESS;
+    case 'T':
+    case OPTION_EXPORT:
+        return PASS_EXPORTS;
+    default:
+        return PASS_REST;
+    }
+}
+
+static void process_options(int argc, char *argv[], int pass)
 {
     static const struct option long_options[] = {
         {"allow-plaintext", no_argument, NULL, OPTION_ALLOW_PLAINTEXT},
@@ -198,10 +222,7 @@ static void process_options(int argc, char *argv[], bool first_pass)
 
     optind = 1;
     while ((c = getopt_set_loc(argc, argv, "-hT:V", long_options)) != -1) {
-        bool of_process = c == '?' || c == 'h' || c == 'V' ||
-                          c == OPTION_PIDFILE || c == OPTION_ALLOW_PLAINTEXT;
-
-        if (first_pass != of_process) {
+        if (pass_of(c) != pass) {
             continue;
         }
         switch (c) {
@@ -275,7 +296,7 @@ int main(int argc, char *argv[])
     os_setup_signal_handling();
     pmem_ha_crash_init();
 
-    process_options(argc, argv, true);
+    process_options(argc, argv, PASS_PROCESS);
 
     module_call_init(MODULE_INIT_QOM);
     module_call_init(MODULE_INIT_TRACE);
@@ -291,7 +312,8 @@ int main(int argc, char *argv[])
     qemu_set_log(LOG_TRACE, &error_fatal);
 
     qemu_init_main_loop(&error_fatal);
-    process_options(argc, argv, false);
+    process_options(argc, argv, PASS_EXPORTS);
+    process_options(argc, argv, PASS_REST);
 
     if (!export_exists()) {
         error_report("there is nothing to keep: give --export");

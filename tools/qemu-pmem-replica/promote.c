@@ -87,6 +87,35 @@ static PmemReplicaPromotion *result(ReplicaExport *e)
     return p;
 }
 
+/* Nothing is decided that the log can not carry out.  Both locks held. */
+static bool check_log(ReplicaExport *e, Error **errp)
+{
+    JournalCursor c = e->applied;
+    Error *err = NULL;
+
+    while (c.pos < e->j->end.pos) {
+        if (!journal_read_epoch(e->j, &c, e->apply_buf, NULL, NULL, NULL,
+                                &err)) {
+            /* Damaged since it was written: find out from where on. */
+            error_free(err);
+            return journal_scan(e->j, errp);
+        }
+    }
+    return true;
+}
+
+static bool check_damage(ReplicaExport *e, bool force, Error **errp)
+{
+    if (!e->j->damage || force) {
+        return true;
+    }
+    error_setg(errp, "export '%s' can not be promoted: %s. With 'force', "
+               "the image is promoted as of epoch %" PRIu64 "; it may hold "
+               "parts of later epochs, so check its content",
+               e->name, e->j->damage, e->j->end.epoch);
+    return false;
+}
+
 /* Step 1.  Both locks held. */
 static bool decide(ReplicaExport *e, const char *state_path, bool force,
                    Error **errp)
@@ -98,15 +127,9 @@ static bool decide(ReplicaExport *e, const char *state_path, bool force,
                    "first full copy is complete", e->name);
         return false;
     }
-    if (e->j->damage && !force) {
-        error_setg(errp, "export '%s' can not be promoted: %s. With 'force', "
-                   "the image is promoted as of epoch %" PRIu64 "; it may hold "
-                   "parts of later epochs, so check its content",
-                   e->name, e->j->damage, e->j->end.epoch);
-        return false;
-    }
     journal_abort(e->j);
-    if (!journal_settle(e->j, errp)) {
+    if (!journal_settle(e->j, errp) || !check_log(e, errp) ||
+        !check_damage(e, force, errp)) {
         return false;
     }
     memmove(&s.history[1], &s.history[0],
@@ -124,12 +147,14 @@ static bool apply_rest(ReplicaExport *e, const char *state_path, Error **errp)
     JournalSuper s;
 
     image_copy_abandon(e->img);
-    if (!export_apply_all(e, errp) || image_sync(e->img, errp) < 0) {
+    if (!export_apply_all(e, errp) || !export_sync_image(e, errp)) {
         return false;
     }
     QEMU_LOCK_GUARD(&e->lock);
     s = e->j->super;
     s.applied = e->j->end.epoch;
+    /* Damage since the decision: claim no epoch that is not there. */
+    s.history[0].last_epoch = MIN(s.history[0].last_epoch, s.applied);
     s.salt = journal_new_salt();
     g_strlcpy(s.state_path, state_path, sizeof(s.state_path));
     if (!journal_write_super(e->j, &s, false, errp)) {
@@ -206,6 +231,7 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
     PmemReplicaPromotion *p = NULL;
     PmemHaStateFile *f = NULL;
     g_autofree char *path = NULL;
+    bool decided;
 
     qatomic_set(&e->promoting, 1);
     QEMU_LOCK_GUARD(&e->apply_lock);
@@ -232,18 +258,25 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
                 return NULL;
             }
             f = open_state(e, path, errp);
-            if (!f || !decide(e, path, force, errp)) {
+            if (!f) {
                 goto out;
             }
-            if (e->conn) {
-                conn_kick(e->conn);
+            decided = decide(e, path, force, errp);
+            /* The first of its two superblocks counts. */
+            if (e->j->super.promoted) {
+                if (e->conn) {
+                    conn_kick(e->conn);
+                }
+                e->copying = false;
+                e->copy_epoch_open = false;
+                export_announce(e, "promoted by command");
             }
-            e->copying = false;
-            e->copy_epoch_open = false;
-            export_announce(e, "promoted by command");
+            if (!decided) {
+                goto out;
+            }
         } else {
             f = open_state(e, path, errp);
-            if (!f) {
+            if (!f || !check_log(e, errp) || !check_damage(e, force, errp)) {
                 goto out;
             }
         }

@@ -1,9 +1,10 @@
 /*
  * pmem-ha: devices whose writes to guest memory go past QEMU
  *
- * VFIO, vDPA, vhost and vhost-user devices write to guest memory from the
- * kernel, another process or hardware.  No dirty bit tells of it, so the
- * mirror would lose it; they and a device with a replica exclude each other.
+ * VFIO, vDPA, vhost and vhost-user devices, and 3D renderers, write to guest
+ * memory from the kernel, another process or hardware.  No dirty bit tells of
+ * it, so the mirror would lose it; they and a device with a replica exclude
+ * each other.  So do a balloon and virtio-mem, which take pages away.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -19,22 +20,46 @@
 /* Devices with a replica; BQL */
 static unsigned users;
 
+#define PAST_QEMU "writes to guest memory past QEMU"
+#define TAKES_AWAY "takes pages away from the guest"
+
 /* By name, as these families share no type that all of them descend from. */
-static bool type_bypasses(ObjectClass *oc)
+static const struct {
+    const char *prefix;
+    const char *what;
+    const char *remedy;
+} families[] = {
+    { "vfio-", PAST_QEMU, "use a device that QEMU emulates" },
+    { "cryptodev-vhost-", PAST_QEMU, "use cryptodev-backend-builtin" },
+    { "vhost-", PAST_QEMU, "use a device that QEMU emulates" },
+    { "x-pci-proxy-dev", PAST_QEMU, "use a device that QEMU emulates" },
+    /* A renderer of the host writes what the guest reads back. */
+    { "virtio-gpu-gl", PAST_QEMU, "use virtio-gpu-pci" },
+    { "virtio-gpu-rutabaga", PAST_QEMU, "use virtio-gpu-pci" },
+    { "virtio-vga-gl", PAST_QEMU, "use virtio-vga" },
+    { "virtio-vga-rutabaga", PAST_QEMU, "use virtio-vga" },
+    { "virtio-balloon", TAKES_AWAY,
+      "leave it out (libvirt: <memballoon model='none'/>)" },
+    { "virtio-mem", TAKES_AWAY, "use pc-dimm" },
+};
+
+/* What is wrong with type @oc; NULL if nothing is. */
+static char *check_type(const char *kind, ObjectClass *oc)
 {
-    static const char *const prefixes[] = {
-        "vfio-", "vhost-", "cryptodev-vhost-", "x-pci-proxy-dev",
-    };
     unsigned i;
 
     for (; oc; oc = object_class_get_parent(oc)) {
-        for (i = 0; i < ARRAY_SIZE(prefixes); i++) {
-            if (g_str_has_prefix(object_class_get_name(oc), prefixes[i])) {
-                return true;
+        const char *name = object_class_get_name(oc);
+
+        for (i = 0; i < ARRAY_SIZE(families); i++) {
+            if (g_str_has_prefix(name, families[i].prefix)) {
+                return g_strdup_printf("%s '%s' %s, which can not be mirrored: "
+                                       "%s", kind, name, families[i].what,
+                                       families[i].remedy);
             }
         }
     }
-    return false;
+    return NULL;
 }
 
 static bool netdev_bypasses(const char *id)
@@ -49,52 +74,38 @@ static bool netdev_bypasses(const char *id)
            get_vhost_net(nc);
 }
 
-static bool object_bypasses(const char *id)
+/* What is wrong with a device; NULL if nothing is. */
+static char *why_not(ObjectClass *oc, const char *netdev,
+                     const char *cryptodev)
 {
-    Object *obj = id ? object_resolve_path(id, NULL) : NULL;
+    char *why = check_type("device type", oc);
+    Object *obj = cryptodev ? object_resolve_path(cryptodev, NULL) : NULL;
 
-    return obj && type_bypasses(object_get_class(obj));
-}
-
-/*
- * What is wrong with a device of class @oc; NULL if nothing is.  @remedy may
- * be set.
- */
-static char *why_bypasses(ObjectClass *oc, const char *netdev,
-                          const char *cryptodev, const char **remedy)
-{
-    if (oc && type_bypasses(oc)) {
-        *remedy = "Use a device that QEMU emulates.\n";
-        return g_strdup_printf("device type '%s'", object_class_get_name(oc));
+    if (!why && netdev_bypasses(netdev)) {
+        why = g_strdup_printf("vhost netdev '%s' " PAST_QEMU ", which can not "
+                              "be mirrored: set vhost=off for a tap, or use "
+                              "another type of netdev", netdev);
     }
-    if (netdev_bypasses(netdev)) {
-        *remedy = "Use 'vhost=off' for a tap netdev, or another type.\n";
-        return g_strdup_printf("vhost netdev '%s'", netdev);
+    if (!why && obj) {
+        why = check_type("cryptodev backend", object_get_class(obj));
     }
-    if (object_bypasses(cryptodev)) {
-        *remedy = "Use 'cryptodev-backend-builtin'.\n";
-        return g_strdup_printf("vhost cryptodev '%s'", cryptodev);
-    }
-    return NULL;
+    return why;
 }
 
 static bool hide_device(DeviceListener *listener, const QDict *opts,
                         bool from_json, Error **errp)
 {
     const char *driver = opts ? qdict_get_try_str(opts, "driver") : NULL;
-    const char *remedy = NULL;
-    g_autofree char *what = NULL;
+    g_autofree char *why = NULL;
 
     if (!driver) {
         return false;
     }
-    what = why_bypasses(module_object_class_by_name(driver),
-                        qdict_get_try_str(opts, "netdev"),
-                        qdict_get_try_str(opts, "cryptodev"), &remedy);
-    if (what) {
-        error_setg(errp, "%s writes to guest memory past QEMU, which a "
-                   "pmem-ha device with a replica can not mirror", what);
-        error_append_hint(errp, "%s", remedy);
+    why = why_not(module_object_class_by_name(driver),
+                  qdict_get_try_str(opts, "netdev"),
+                  qdict_get_try_str(opts, "cryptodev"));
+    if (why) {
+        error_setg(errp, "a pmem-ha device has a replica, and %s", why);
     }
     /* Never hidden: created, or an error. */
     return false;
@@ -112,9 +123,7 @@ static char *get_str(Object *obj, const char *prop)
 
 static int check_child(Object *obj, void *opaque)
 {
-    Error **errp = opaque;
-    const char *remedy = NULL;
-    g_autofree char *what = NULL;
+    char **why = opaque;
     g_autofree char *netdev = NULL;
     g_autofree char *cryptodev = NULL;
 
@@ -123,22 +132,18 @@ static int check_child(Object *obj, void *opaque)
     }
     netdev = get_str(obj, "netdev");
     cryptodev = get_str(obj, "cryptodev");
-    what = why_bypasses(object_get_class(obj), netdev, cryptodev, &remedy);
-    if (!what) {
-        return 0;
-    }
-    error_setg(errp, "%s writes to guest memory past QEMU, which can not be "
-               "mirrored", what);
-    error_append_hint(errp, "%s", remedy);
-    return 1;
+    *why = why_not(object_get_class(obj), netdev, cryptodev);
+    return *why != NULL;
 }
 
 bool pmem_ha_bypass_forbid(PmemHaDevice *s, Error **errp)
 {
-    ERRP_GUARD();
+    g_autofree char *why = NULL;
 
-    if (object_child_foreach_recursive(object_get_root(), check_child, errp)) {
-        error_prepend(errp, "pmem-ha device '%s' with a replica: ", s->name);
+    object_child_foreach_recursive(object_get_root(), check_child, &why);
+    if (why) {
+        error_setg(errp, "pmem-ha device '%s' has a replica, and %s", s->name,
+                   why);
         return false;
     }
     if (!users++) {

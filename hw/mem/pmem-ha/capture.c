@@ -22,6 +22,8 @@
 
 /* How often a held capture looks whether it must let go. */
 #define DIRECT_POLL_MS 20
+/* It does when nothing was sent for so long: monitors must be answered. */
+#define DIRECT_STUCK_MS 3000LL
 
 void pmem_ha_track(PmemHaDevice *s, bool on)
 {
@@ -34,6 +36,30 @@ void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length)
     physical_memory_set_dirty_range(memory_region_get_ram_addr(s->mr) +
                                     offset, length,
                                     1 << DIRTY_MEMORY_PMEM_HA);
+}
+
+uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough)
+{
+    ram_addr_t start = memory_region_get_ram_addr(s->mr);
+    unsigned long page = start >> TARGET_PAGE_BITS;
+    unsigned long end = (start + s->size) >> TARGET_PAGE_BITS;
+    DirtyMemoryBlocks *blocks;
+    uint64_t bytes = 0;
+
+    RCU_READ_LOCK_GUARD();
+    blocks = qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_PMEM_HA]);
+    while (page < end && bytes <= enough) {
+        unsigned long *block = blocks->blocks[page / DIRTY_MEMORY_BLOCK_SIZE];
+        unsigned long bit = page % DIRTY_MEMORY_BLOCK_SIZE;
+        unsigned long num = MIN(BITS_PER_LONG - bit % BITS_PER_LONG,
+                                end - page);
+        unsigned long mask = MAKE_64BIT_MASK(bit % BITS_PER_LONG, num);
+
+        bytes += (uint64_t)ctpopl(qatomic_read(&block[BIT_WORD(bit)]) & mask)
+                 << TARGET_PAGE_BITS;
+        page += num;
+    }
+    return bytes;
 }
 
 static void add_page(GArray *ranges, uint64_t offset)
@@ -157,7 +183,7 @@ static PmemHaEpoch *take_epoch(PmemHaDevice *s)
     unsigned i;
 
     e->ranges = take_dirty(s);
-    e->captured_ns = get_clock_realtime();
+    e->captured_ns = get_clock();
     for (i = 0; i < e->ranges->len; i++) {
         e->bytes += g_array_index(e->ranges, PmemHaRange, i).length;
     }
@@ -210,20 +236,33 @@ static void hold_locked(PmemHaDevice *s, CPUState *cpu)
 {
     uint64_t sent = qatomic_read(&s->wire_bytes);
     int64_t since = get_clock();
+    bool locked = s->direct_hold && bql_locked();
 
+    if (locked) {
+        /* The end of QEMU; the replicator may need it first (I8). */
+        bql_unlock();
+    }
     while (s->direct_hold) {
+        bool yield;
+
         qemu_cond_timedwait(&s->settled, &s->lock, DIRECT_POLL_MS);
         if (qatomic_read(&s->wire_bytes) != sent) {
             sent = qatomic_read(&s->wire_bytes);
             since = get_clock();
         }
+        yield = s->quit || (cpu && qatomic_read(&cpu->stop)) ||
+                (s->hold_until_ns && get_clock() > s->hold_until_ns);
         if (s->direct_hold &&
-            (s->quit || (cpu && qatomic_read(&cpu->stop)) ||
-             (s->hold_until_ns && get_clock() > s->hold_until_ns) ||
-             get_clock() - since > PMEM_HA_STALL_MS * SCALE_MS)) {
-            s->direct_hold = false;
-            s->direct_cancel = true;
+            (yield || get_clock() - since > DIRECT_STUCK_MS * SCALE_MS)) {
+            qatomic_set(&s->direct_hold, false);
+            qatomic_set(&s->direct_cancel, true);
+            s->cancelled_by_us = yield;
         }
+    }
+    if (locked) {
+        qemu_mutex_unlock(&s->lock);
+        bql_lock();
+        qemu_mutex_lock(&s->lock);
     }
 }
 
@@ -272,8 +311,9 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
         e->number = ++s->rec.captured;
         s->epoch = e;
         s->epoch_ready = true;
-        s->direct_hold = e->direct;
-        s->direct_cancel = false;
+        qatomic_set(&s->direct_hold, e->direct);
+        qatomic_set(&s->direct_cancel, false);
+        s->cancelled_by_us = false;
         trace_pmem_ha_capture(s->name, e->number, e->ranges->len, e->bytes,
                               e->direct);
         qemu_cond_signal(&s->work);

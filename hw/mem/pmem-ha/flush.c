@@ -29,7 +29,7 @@ static void pmem_ha_unblock_work(CPUState *cpu, run_on_cpu_data data)
 
             /* A stale item must not release a later flush of this vCPU. */
             if (w->cpu == cpu && w->target <= s->rec.acked) {
-                uint64_t us = (get_clock_realtime() - w->since_ns) / SCALE_US;
+                uint64_t us = (get_clock() - w->since_ns) / SCALE_US;
 
                 pmem_ha_histogram_add(&s->flush_us, us);
                 trace_pmem_ha_flush_done(s->name, cpu->cpu_index, w->target,
@@ -58,7 +58,7 @@ void pmem_ha_release_locked(PmemHaDevice *s)
 
         if (w->target > s->rec.acked) {
             waiting = true;
-        } else if (!w->releasing) {
+        } else if (!w->releasing && !w->cpu->unplug) {
             w->releasing = true;
             object_ref(OBJECT(s));
             async_run_on_cpu(w->cpu, pmem_ha_unblock_work,
@@ -70,12 +70,30 @@ void pmem_ha_release_locked(PmemHaDevice *s)
     }
 }
 
+/*
+ * A waiter that is satisfied counts no more: with one thread for all vCPUs, its
+ * release may stand in line behind the captures that it would ask for.
+ */
+static bool any_unsatisfied_locked(PmemHaDevice *s)
+{
+    unsigned i;
+
+    for (i = 0; i < s->waiters->len; i++) {
+        PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+        if (w->target > s->rec.acked && !w->cpu->unplug) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void pmem_ha_kick_capture_locked(PmemHaDevice *s)
 {
     CPUState *cpu = current_cpu;
 
     if (!s->link_ready || s->epoch || s->capture_queued || s->capturing ||
-        !(s->waiters->len || s->want_epoch || s->copy_running)) {
+        !(s->want_epoch || s->copy_running || any_unsatisfied_locked(s))) {
         return;
     }
     if (!cpu) {
@@ -118,11 +136,15 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
 {
     PmemHaWaiter w = {
         .cpu = cpu,
-        .since_ns = get_clock_realtime(),
+        .since_ns = get_clock(),
     };
     bool wait = cpu;
+    uint64_t dirty = 0;
 
     assert(bql_locked());
+    if (s->replica && s->mode == PMEM_HA_MODE_ASYNC) {
+        dirty = pmem_ha_dirty_bytes(s, s->max_lag);
+    }
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->flushes++;
@@ -131,8 +153,9 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
             return;
         }
         if (s->mode == PMEM_HA_MODE_ASYNC) {
-            wait &= (s->epoch ? s->epoch->bytes : 0) > s->max_lag ||
-                    !s->link_ready;
+            /* Without an epoch under way, this flush begins one. */
+            wait &= !s->link_ready ||
+                    (s->epoch && s->epoch->bytes + dirty > s->max_lag);
         }
         if (wait) {
             /* What is being captured now may have passed our pages (I2). */
@@ -151,6 +174,27 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
         /* Leave guest code even if the capture is already under way. */
         qemu_cpu_kick(cpu);
     }
+}
+
+void pmem_ha_forget_unplugged(PmemHaDevice *s)
+{
+    unsigned i = 0;
+
+    assert(bql_locked());
+
+    QEMU_LOCK_GUARD(&s->lock);
+    while (i < s->waiters->len) {
+        PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+        if (w->cpu->unplug) {
+            trace_pmem_ha_flush_dropped(s->name, w->cpu->cpu_index, w->target);
+            object_unref(OBJECT(w->cpu));
+            g_array_remove_index_fast(s->waiters, i);
+        } else {
+            i++;
+        }
+    }
+    pmem_ha_release_locked(s);
 }
 
 void pmem_ha_drop_waiters(PmemHaDevice *s)

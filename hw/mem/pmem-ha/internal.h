@@ -48,7 +48,7 @@ typedef struct PmemHaEpoch {
     uint64_t number;
     GArray *ranges;             /* of PmemHaRange, ascending, disjoint */
     uint64_t bytes;             /* sum of their lengths */
-    int64_t captured_ns;        /* QEMU_CLOCK_REALTIME */
+    int64_t captured_ns;        /* get_clock() */
     /*
      * Where the content is: packed in the staging buffer, in the order of
      * the ranges; or (direct) still in guest memory, with the vCPUs held.
@@ -59,7 +59,7 @@ typedef struct PmemHaEpoch {
 typedef struct PmemHaWaiter {
     CPUState *cpu;              /* referenced; blocked until released */
     uint64_t target;            /* epoch that satisfies it */
-    int64_t since_ns;           /* QEMU_CLOCK_REALTIME */
+    int64_t since_ns;           /* get_clock() */
     bool releasing;             /* work that lets it go is queued */
 } PmemHaWaiter;
 
@@ -70,6 +70,7 @@ typedef struct PmemHaLink {
     uint64_t tx_seq;
     uint64_t rx_seq;
     int refusal;                /* PmemHaRefusal, or 0 */
+    bool unproved;              /* this side refused, see pmem_ha_prove() */
     uint64_t fenced_by;         /* generation of a FENCED, or 0 */
 } PmemHaLink;
 
@@ -158,9 +159,10 @@ struct PmemHaDevice {
     bool clearing;              /* pmem_ha_clear_work() is queued */
     PmemHaEpoch *epoch;         /* under way, or NULL */
     bool epoch_ready;           /* and not yet taken by the replicator */
-    bool direct_hold;           /* vCPUs are held until its content is sent */
+    bool direct_hold;           /* vCPUs are held until it is sent; atomic */
     int64_t hold_until_ns;      /* but not longer, get_clock(); 0: no end */
     bool direct_cancel;         /* it must not COMMIT: the vCPUs went on */
+    bool cancelled_by_us;       /* because they had to stop, not for the link */
     PmemHaLink link;
 
     /* statistics */
@@ -198,6 +200,9 @@ void pmem_ha_release_locked(PmemHaDevice *s);
 
 /* Make sure that queued work is seen.  Any thread, lock not held. */
 void pmem_ha_wake_vcpus(void);
+
+/* A vCPU that was unplugged waits for nothing.  BQL. */
+void pmem_ha_forget_unplugged(PmemHaDevice *s);
 
 /* Forget all flushes (system reset).  BQL. */
 void pmem_ha_drop_waiters(PmemHaDevice *s);
@@ -237,6 +242,11 @@ bool pmem_ha_capture_paused(PmemHaDevice *s);
 void pmem_ha_track(PmemHaDevice *s, bool on);
 /* Mark ranges dirty again.  Any thread. */
 void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length);
+/*
+ * What is dirty now, while the vCPUs run; counted no further than to more than
+ * @enough.  Any thread.
+ */
+uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough);
 /* Before the guest has run: nothing is dirty.  BQL. */
 void pmem_ha_clear_all(PmemHaDevice *s);
 
@@ -293,6 +303,8 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
 void pmem_ha_now_proved_locked(PmemHaDevice *s);
 /* Lock the backing file; refuse an image that a replica holds. */
 bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp);
+/* Which file the backing is, and when it changed last, for the next record. */
+void pmem_ha_note_backing(PmemHaDevice *s);
 /* The guest may run: what the state file proves is no longer so. */
 bool pmem_ha_begin(PmemHaDevice *s, Error **errp);
 /* QEMU ends: last epoch, digest, clean mark.  BQL, vCPUs paused. */
@@ -316,5 +328,9 @@ void pmem_ha_register(PmemHaDevice *s);
 void pmem_ha_unregister(PmemHaDevice *s);
 /* Whether a flush of @cpu waits at any device. */
 bool pmem_ha_cpu_waits(CPUState *cpu);
+/* Whether the vCPUs are held for an epoch of any device. */
+bool pmem_ha_any_direct_hold(void);
+/* The guest was told to stop: no device lets it go on by itself. */
+void pmem_ha_stay_paused(void);
 
 #endif

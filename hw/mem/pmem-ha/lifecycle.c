@@ -7,6 +7,8 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/vfs.h>
+#include <linux/magic.h>
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
@@ -96,6 +98,27 @@ static bool digest_of_memory(PmemHaDevice *s, uint8_t *digest, Error **errp)
     return true;
 }
 
+/* Devices and huge pages are restored by stores, which no inode notes. */
+static bool times_tell(int fd, const struct stat *st)
+{
+    struct statfs fs;
+
+    return S_ISREG(st->st_mode) && fstatfs(fd, &fs) == 0 &&
+           fs.f_type != HUGETLBFS_MAGIC;
+}
+
+void pmem_ha_note_backing(PmemHaDevice *s)
+{
+    struct stat st;
+
+    if (s->image_fd >= 0 && fstat(s->image_fd, &st) == 0) {
+        s->rec.backing_dev = st.st_dev;
+        s->rec.backing_ino = st.st_ino;
+        s->rec.backing_ctime_s = st.st_ctim.tv_sec;
+        s->rec.backing_ctime_ns = st.st_ctim.tv_nsec;
+    }
+}
+
 /*
  * After an orderly end the digest tells whether the backing file is the right
  * one.  After a kill its content is not known; but nothing changes the file
@@ -123,6 +146,19 @@ static void check_unclean(PmemHaDevice *s)
         (s->rec.backing_ino && (s->rec.backing_ino != st.st_ino ||
                                 s->rec.backing_dev != st.st_dev))) {
         s->no_proof = "nothing, since the backing file is another file,";
+        return;
+    }
+    if (!times_tell(s->image_fd, &st)) {
+        s->no_proof = "nothing, since no change of such a backing leaves a "
+                      "trace after a kill,";
+        return;
+    }
+    /* As after the file system was taken back to a snapshot. */
+    if (st.st_ctim.tv_sec < s->rec.backing_ctime_s ||
+        (st.st_ctim.tv_sec == s->rec.backing_ctime_s &&
+         st.st_ctim.tv_nsec < s->rec.backing_ctime_ns)) {
+        s->no_proof = "nothing, since the backing file is as it was before "
+                      "it,";
         return;
     }
     /* With prealloc=on, the backend itself has just changed the file. */
@@ -288,8 +324,6 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
 
 bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
 {
-    struct stat st;
-
     if (!s->state_file) {
         return true;
     }
@@ -297,10 +331,7 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp)
         /* What the guest does now, no replica will have seen: not equal. */
         s->rec.acked = 0;
     }
-    if (fstat(s->image_fd, &st) == 0) {
-        s->rec.backing_dev = st.st_dev;
-        s->rec.backing_ino = st.st_ino;
-    }
+    pmem_ha_note_backing(s);
     s->rec.clean = false;
     if (s->proof_lineage) {
         s->rec.boot_id = s->boot_id;
@@ -325,25 +356,26 @@ static void wait_without_bql(PmemHaDevice *s, int64_t ms)
 static uint64_t drain(PmemHaDevice *s)
 {
     /* For all devices together: they end one after the other. */
-    static int64_t deadline;
+    static int64_t budget = PMEM_HA_FINISH_MS * (int64_t)SCALE_MS;
+    int64_t start = get_clock();
     PmemHaEpoch *probe;
     uint64_t unsent;
     uint64_t session = 0, number = 0;
     bool taken = false;
 
-    if (!deadline) {
-        deadline = qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + PMEM_HA_FINISH_MS;
-    }
     qemu_mutex_lock(&s->lock);
-    s->hold_until_ns = get_clock() + PMEM_HA_FINISH_MS * SCALE_MS;
+    s->hold_until_ns = start + budget;
     for (;;) {
-        int64_t left = deadline - qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+        int64_t left = (start + budget - get_clock()) / SCALE_MS;
+        /* Pausing the guest cancelled an epoch: the link is back soon. */
+        bool soon = s->link_state == PMEM_HA_STATE_CONNECTING &&
+                    s->cancelled_by_us;
 
         if ((!s->epoch && taken) || left <= 0 ||
-            s->link_state != PMEM_HA_STATE_IN_SYNC) {
+            (s->link_state != PMEM_HA_STATE_IN_SYNC && !soon)) {
             break;
         }
-        if (!s->epoch && !taken) {
+        if (!s->epoch && !taken && !soon) {
             session = s->session;
             qemu_mutex_unlock(&s->lock);
             taken = pmem_ha_capture_paused(s);
@@ -364,6 +396,8 @@ static uint64_t drain(PmemHaDevice *s)
         unsent = MAX(unsent, 1);
     }
     qemu_mutex_unlock(&s->lock);
+    /* Not what digests take: those of large devices take seconds. */
+    budget = MAX(budget - (get_clock() - start), 0);
     return unsent;
 }
 

@@ -233,15 +233,15 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
     if (!hold_creds(s, errp)) {
         return false;
     }
-    /* A page that a balloon takes away would change without a dirty bit. */
-    if (ram_block_discard_disable(true) < 0) {
-        error_setg(errp, "pmem-ha device '%s': another device discards guest "
-                   "memory (virtio-mem, for example), which can not be "
-                   "mirrored; remove one of them", s->name);
+    if (!pmem_ha_bypass_forbid(s, errp)) {
         return false;
     }
-    if (!pmem_ha_bypass_forbid(s, errp)) {
-        ram_block_discard_disable(false);
+    /* A page that is taken away would change without a dirty bit. */
+    if (ram_block_discard_disable(true) < 0) {
+        pmem_ha_bypass_allow();
+        error_setg(errp, "pmem-ha device '%s': another device discards guest "
+                   "memory, which can not be mirrored; remove one of them",
+                   s->name);
         return false;
     }
     s->link_state = s->shown = PMEM_HA_STATE_CONNECTING;

@@ -1,5 +1,5 @@
 /*
- * pmem-ha: query-pmem-ha and "info pmem-ha"
+ * pmem-ha: the realized devices, query-pmem-ha and "info pmem-ha"
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -51,6 +51,27 @@ bool pmem_ha_cpu_waits(CPUState *cpu)
     return false;
 }
 
+bool pmem_ha_any_direct_hold(void)
+{
+    PmemHaDevice *s;
+
+    QTAILQ_FOREACH(s, &devices, next) {
+        if (qatomic_read(&s->direct_hold)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void pmem_ha_stay_paused(void)
+{
+    PmemHaDevice *s;
+
+    QTAILQ_FOREACH(s, &devices, next) {
+        s->paused_by_us = false;
+    }
+}
+
 static PmemHaLatency *latency(const PmemHaHistogram *h)
 {
     PmemHaLatency *l = g_new0(PmemHaLatency, 1);
@@ -65,7 +86,7 @@ static PmemHaLatency *latency(const PmemHaHistogram *h)
 static PmemHaInfo *info(PmemHaDevice *s)
 {
     PmemHaInfo *i = g_new0(PmemHaInfo, 1);
-    int64_t now = get_clock_realtime();
+    int64_t now = get_clock();
 
     QEMU_LOCK_GUARD(&s->lock);
     i->id = g_strdup(s->name);

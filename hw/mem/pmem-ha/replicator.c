@@ -57,7 +57,7 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
                           w.have_image ? w.generation : 0,
                           w.have_image ? w.epoch : 0);
     if (verdict == PMEM_HA_VERDICT_REFUSE) {
-        s->link_state = PMEM_HA_STATE_FAILED;
+        s->link.unproved = true;
         return false;
     }
     *need_copy = verdict == PMEM_HA_VERDICT_COPY;
@@ -106,11 +106,9 @@ static bool one_epoch(PmemHaDevice *s, PmemHaEpoch *e, Error **errp)
     if (!pmem_ha_send_epoch(s, e, completes, errp)) {
         return false;
     }
-    do {
-        if (!pmem_ha_link_recv(s, &m, payload, errp)) {
-            return false;
-        }
-    } while (m.type == PMEM_HA_MSG_PONG);
+    if (!pmem_ha_link_recv(s, &m, payload, errp)) {
+        return false;
+    }
     if (m.type != PMEM_HA_MSG_ACK || m.epoch != e->number) {
         error_setg(errp, "replica '%s' at %s answered %s for epoch %" PRIu64
                    " instead of ACK for epoch %" PRIu64, s->export, s->peer,
@@ -142,8 +140,16 @@ static bool ping(PmemHaDevice *s, Error **errp)
     PmemHaMsg m = { .type = PMEM_HA_MSG_PING };
     void *none = NULL;
 
-    return pmem_ha_link_send(s, &m, &none, 1, errp) &&
-           pmem_ha_link_recv(s, &m, payload, errp);
+    if (!pmem_ha_link_send(s, &m, &none, 1, errp) ||
+        !pmem_ha_link_recv(s, &m, payload, errp)) {
+        return false;
+    }
+    if (m.type != PMEM_HA_MSG_PONG) {
+        error_setg(errp, "replica '%s' at %s answered %s instead of PONG",
+                   s->export, s->peer, pmem_ha_msg_name(m.type));
+        return false;
+    }
+    return true;
 }
 
 static void serve(PmemHaDevice *s, bool need_copy, Error **errp)
@@ -214,17 +220,17 @@ static void link_lost(PmemHaDevice *s, Error *err)
     s->link_ready = false;
     s->session++;
     s->epoch_ready = false;
-    s->direct_hold = false;
+    qatomic_set(&s->direct_hold, false);
     s->copy_running = false;
     if (s->link.fenced_by) {
         s->link_state = PMEM_HA_STATE_FENCED;
         s->stop_vm = true;
-    } else if (s->link_state == PMEM_HA_STATE_FAILED || refused_for_good(s)) {
+    } else if (s->link.unproved || refused_for_good(s)) {
         s->link_state = PMEM_HA_STATE_FAILED;
     } else {
         s->link_state = PMEM_HA_STATE_CONNECTING;
     }
-    if (was_connected && !s->direct_cancel) {
+    if (was_connected && !s->cancelled_by_us) {
         s->reconnects++;
         if (s->on_link_loss == PMEM_HA_LINK_LOSS_STOP) {
             s->stop_vm = true;

@@ -63,6 +63,11 @@ static bool send_chunk(Sender *t, uint64_t offset, uint64_t length,
 {
     uint64_t done = 0;
 
+    if (t->epoch && qatomic_read(&t->s->direct_cancel)) {
+        error_setg(errp, "epoch cancelled: the guest was stopped before its "
+                   "content was sent");
+        return false;
+    }
     if (t->bounce) {
         /* The guest may write meanwhile: what is summed must be sent. */
         if (t->bounce_used + length > PMEM_HA_WIRE_MAX_PAYLOAD) {
@@ -115,7 +120,7 @@ static bool end_direct(PmemHaDevice *s, Error **errp)
 {
     QEMU_LOCK_GUARD(&s->lock);
 
-    s->direct_hold = false;
+    qatomic_set(&s->direct_hold, false);
     qemu_cond_broadcast(&s->settled);
     if (s->direct_cancel) {
         error_setg(errp, "epoch cancelled: the guest was stopped before its "
@@ -161,6 +166,7 @@ bool pmem_ha_send_epoch(PmemHaDevice *s, PmemHaEpoch *e, bool completes_copy,
     }
 
     /* I5: the state file is never behind the replica. */
+    pmem_ha_note_backing(s);
     if (!pmem_ha_state_write(s->state_file, &s->rec, false, errp)) {
         return false;
     }

@@ -56,7 +56,7 @@ void pmem_ha_announce_locked(PmemHaDevice *s, const char *reason)
 /* Age of the oldest flush that is not satisfied; -1 without one. */
 static int64_t oldest_wait_ms_locked(PmemHaDevice *s)
 {
-    int64_t now = get_clock_realtime();
+    int64_t now = get_clock();
     int64_t age = -1;
     unsigned i;
 
@@ -74,13 +74,19 @@ static void pmem_ha_stall_tick(void *opaque)
 {
     PmemHaDevice *s = opaque;
     bool pause = false;
+    bool waiting;
     int64_t age;
 
+    pmem_ha_forget_unplugged(s);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
+        waiting = s->waiters->len;
         age = oldest_wait_ms_locked(s);
-        /* With vCPUs held for an epoch that is being sent, all is well. */
+        /*
+         * With vCPUs held for an epoch that is being sent, of whichever device,
+         * all is well; a pause would only cancel it.
+         */
         if (age >= PMEM_HA_STALL_MS && runstate_is_running() &&
-            !s->direct_hold) {
+            !pmem_ha_any_direct_hold()) {
             g_autofree char *reason = NULL;
 
             reason = g_strdup_printf("a flush waits for replica '%s' at %s: %s",
@@ -97,7 +103,7 @@ static void pmem_ha_stall_tick(void *opaque)
         s->paused_by_us = s->on_link_loss == PMEM_HA_LINK_LOSS_STALL;
         vm_stop(RUN_STATE_IO_ERROR);
     }
-    if (age >= 0) {
+    if (waiting) {
         timer_mod(s->stall_timer,
                   qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + STALL_TICK_MS);
     }
@@ -126,7 +132,8 @@ static void pmem_ha_settle_bh(void *opaque)
         pmem_ha_announce_locked(s, NULL);
     }
     if (stop) {
-        s->paused_by_us = false;
+        /* Another device may have paused it: then it must not end that. */
+        pmem_ha_stay_paused();
         if (runstate_is_running()) {
             vm_stop(RUN_STATE_IO_ERROR);
         }

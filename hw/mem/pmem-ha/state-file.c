@@ -74,6 +74,8 @@ static void encode_slot(const PmemHaStateRecord *rec, uint64_t number,
     }
     stq_le_p(buf + OFS_BACKING, rec->backing_dev);
     stq_le_p(buf + OFS_BACKING + 8, rec->backing_ino);
+    stq_le_p(buf + OFS_BACKING + 16, rec->backing_ctime_s);
+    stq_le_p(buf + OFS_BACKING + 24, rec->backing_ctime_ns);
     stl_le_p(buf + OFS_CRC, crc32c(0xffffffff, buf, OFS_CRC));
 }
 
@@ -100,6 +102,8 @@ static uint64_t decode_slot(const uint8_t *buf, PmemHaStateRecord *rec,
         .clean = ldl_le_p(buf + OFS_FLAGS) & FLAG_CLEAN,
         .backing_dev = ldq_le_p(buf + OFS_BACKING),
         .backing_ino = ldq_le_p(buf + OFS_BACKING + 8),
+        .backing_ctime_s = ldq_le_p(buf + OFS_BACKING + 16),
+        .backing_ctime_ns = ldq_le_p(buf + OFS_BACKING + 24),
     };
     memcpy(rec->uuid.data, buf + OFS_UUID, 16);
     memcpy(rec->digest, buf + OFS_DIGEST, PMEM_HA_STATE_DIGEST);

@@ -177,6 +177,12 @@ bool pmem_ha_wire_decode(const uint8_t *buf, uint64_t region_size,
         .seq = ldq_le_p(buf + 48),
         .payload_crc = ldl_le_p(buf + 56),
     };
+    if (m->generation > PMEM_HA_MAX_NUMBER || m->epoch > PMEM_HA_MAX_NUMBER) {
+        error_setg(errp, "protocol error: %s with generation %" PRIu64 " and "
+                   "epoch %" PRIu64 ", which no device can reach", rule->name,
+                   m->generation, m->epoch);
+        return false;
+    }
     if (m->seq != expect_seq) {
         error_setg(errp, "protocol error: %s has sequence number %" PRIu64
                    " where %" PRIu64 " must be", rule->name, m->seq,
@@ -337,7 +343,8 @@ bool pmem_ha_welcome_decode(const uint8_t *buf, size_t len, PmemHaWelcome *w,
         .epoch = ldq_le_p(buf + 16),
     };
     if (have > 1 || ldl_le_p(buf + 4) != 0 ||
-        (have ? w->generation == 0 : w->generation || w->epoch)) {
+        (have ? w->generation == 0 : w->generation || w->epoch) ||
+        w->generation > PMEM_HA_MAX_NUMBER || w->epoch > PMEM_HA_MAX_NUMBER) {
         error_setg(errp, "protocol error: WELCOME with inconsistent fields");
         return false;
     }

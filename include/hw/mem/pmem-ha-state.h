@@ -6,7 +6,7 @@
  *
  * Two 4096-byte slots are written in turn, each with a sequence number and a
  * CRC, so that a torn write leaves the other slot.  The format is drawn in
- * docs/specs/pmem-ha.rst.
+ * docs/specs/pmem-ha-media.rst.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -36,6 +36,8 @@ typedef struct PmemHaStateRecord {
     QemuUUID boot_id;               /* of the host that wrote this record */
     uint64_t backing_dev;           /* st_dev and st_ino of the backing */
     uint64_t backing_ino;           /* file; 0: not known */
+    uint64_t backing_ctime_s;       /* st_ctim of the backing file when this */
+    uint64_t backing_ctime_ns;      /* record was written; 0: not known */
     /* Newest first; unused entries have generation 0. */
     PmemHaLineage history[PMEM_HA_STATE_HISTORY];
 } PmemHaStateRecord;

@@ -30,6 +30,12 @@
 /* Longest export name, in bytes without the terminating NUL. */
 #define PMEM_HA_WIRE_MAX_NAME     255
 
+/*
+ * Highest generation or epoch that is taken from a peer.  At a million flushes
+ * a second it is 146,000 years away; above it, the next number could wrap.
+ */
+#define PMEM_HA_MAX_NUMBER        (UINT64_C(1) << 62)
+
 /* Longest text in REFUSE and FAIL, in bytes. */
 #define PMEM_HA_WIRE_MAX_TEXT     1024
 
