@@ -328,6 +328,7 @@ void pmem_ha_capture_work(CPUState *cpu, run_on_cpu_data data)
 {
     PmemHaDevice *s = data.host_ptr;
 
+    trace_pmem_ha_capture_begin(s->name, cpu->cpu_index);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->capture_queued = false;
     }

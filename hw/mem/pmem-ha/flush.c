@@ -199,6 +199,8 @@ void pmem_ha_forget_unplugged(PmemHaDevice *s)
 
 void pmem_ha_drop_waiters(PmemHaDevice *s)
 {
+    CPUState *cpu;
+
     assert(bql_locked());
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -208,10 +210,12 @@ void pmem_ha_drop_waiters(PmemHaDevice *s)
             PmemHaWaiter *w = &g_array_index(s->waiters, PmemHaWaiter, i);
 
             trace_pmem_ha_flush_dropped(s->name, w->cpu->cpu_index, w->target);
-            w->cpu->flush_blocked = false;
             object_unref(OBJECT(w->cpu));
         }
         g_array_set_size(s->waiters, 0);
         pmem_ha_release_locked(s);
+    }
+    CPU_FOREACH(cpu) {
+        cpu->flush_blocked = pmem_ha_cpu_waits(cpu);
     }
 }

@@ -289,6 +289,8 @@ bool pmem_ha_send_copy(PmemHaDevice *s, Error **errp);
  * lifecycle.c: what is proved at the start and kept at the end
  */
 bool pmem_ha_prove(PmemHaDevice *s, Error **errp);
+/* Whether realize ends with the replica's verdict only.  BQL. */
+bool pmem_ha_waits_for_replica(PmemHaDevice *s);
 /*
  * What a replica's WELCOME means.  Lock held.
  */
@@ -326,7 +328,7 @@ void pmem_ha_build_nfit(NVDIMMDevice *nvdimm, uint32_t handle,
 /* qmp.c: devices that are realized, in no order.  BQL. */
 void pmem_ha_register(PmemHaDevice *s);
 void pmem_ha_unregister(PmemHaDevice *s);
-/* Whether a flush of @cpu waits at any device. */
+/* Whether @cpu must not run: a flush of it waits, or a device is fenced. */
 bool pmem_ha_cpu_waits(CPUState *cpu);
 /* Whether the vCPUs are held for an epoch of any device. */
 bool pmem_ha_any_direct_hold(void);

@@ -201,6 +201,13 @@ static bool check_record(PmemHaDevice *s, Error **errp)
         return false;
     }
     if (memcmp(digest, s->rec.digest, sizeof(digest))) {
+        if (pmem_ha_waits_for_replica(s)) {
+            /* Its verdict will name what it holds, too. */
+            s->proof_lineage = false;
+            s->no_proof = "nothing, since the backing file does not hold what "
+                          "it recorded,";
+            return true;
+        }
         error_setg(errp, "pmem-ha device '%s': the memory backend does not "
                    "hold what state-file '%s' recorded at epoch %" PRIu64
                    " of generation %" PRIu64 "; nothing was changed", s->name,

@@ -212,10 +212,15 @@ static void stop_mirror(PmemHaDevice *s)
     migrate_del_blocker(&s->migration_blocker);
 }
 
+bool pmem_ha_waits_for_replica(PmemHaDevice *s)
+{
+    return s->replica && s->replica->connect_timeout_ms &&
+           !phase_check(PHASE_MACHINE_READY);
+}
+
 static bool start_mirror(PmemHaDevice *s, Error **errp)
 {
-    bool wait = !phase_check(PHASE_MACHINE_READY) &&
-                s->replica->connect_timeout_ms;
+    bool wait = pmem_ha_waits_for_replica(s);
 
     error_setg(&s->migration_blocker, "pmem-ha device '%s' with a replica "
                "can not be migrated yet", s->name);

@@ -42,6 +42,9 @@ bool pmem_ha_cpu_waits(CPUState *cpu)
 
     QTAILQ_FOREACH(s, &devices, next) {
         QEMU_LOCK_GUARD(&s->lock);
+        if (s->link_state == PMEM_HA_STATE_FENCED) {
+            return true;
+        }
         for (i = 0; i < s->waiters->len; i++) {
             if (g_array_index(s->waiters, PmemHaWaiter, i).cpu == cpu) {
                 return true;

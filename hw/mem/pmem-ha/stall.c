@@ -13,6 +13,7 @@
 #include "qemu/main-loop.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-pmem-ha.h"
+#include "hw/core/cpu.h"
 #include "system/runstate.h"
 #include "internal.h"
 #include "trace.h"
@@ -163,6 +164,12 @@ static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
         fenced = s->link_state == PMEM_HA_STATE_FENCED;
     }
     if (running && fenced) {
+        CPUState *cpu;
+
+        /* The stop is a request: until it is served, nothing must run. */
+        CPU_FOREACH(cpu) {
+            cpu->flush_blocked = true;
+        }
         error_report("pmem-ha device '%s': the replica was promoted, this "
                      "guest must not go on; use the promoted image", s->name);
         qemu_system_vmstop_request_prepare();

@@ -514,6 +514,7 @@ static void test_crash_every_write(void)
  */
 static GByteArray *durable;
 static GHashTable *pending;
+static unsigned syncs;          /* it comes before so many of them ended */
 
 static void copy_sector(int fd, gsize n)
 {
@@ -551,10 +552,15 @@ static int host_sync(int fd)
     gpointer key;
     struct stat st;
 
-    if (!budget) {
+    if (!budget || !syncs) {
+        budget = 0;
         return -EIO;
     }
+    syncs--;
     fstat(fd, &st);
+    if (!S_ISREG(st.st_mode)) {
+        return 0;
+    }
     if (durable->len > st.st_size) {
         g_byte_array_set_size(durable, st.st_size);
     }
@@ -566,7 +572,39 @@ static int host_sync(int fd)
     return 0;
 }
 
-static void test_crash_of_host(void)
+/* Power fails: what is there is durable, and some of what is pending. */
+static void lose_power(int fd)
+{
+    GHashTableIter iter;
+    gpointer key;
+    Bytes b;
+
+    g_hash_table_iter_init(&iter, pending);
+    while (g_hash_table_iter_next(&iter, &key, NULL)) {
+        if (g_test_rand_int() & 1) {
+            copy_sector(fd, GPOINTER_TO_SIZE(key));
+        }
+    }
+    b = (Bytes) { (char *)durable->data, durable->len };
+    put(&b, b.len);
+}
+
+/*
+ * The daemon is killed, started again, brings its log to the image (all of
+ * which happens to reach the disk), and then power fails.
+ */
+static void restart(uint8_t *image)
+{
+    Journal *j;
+
+    budget = UINT64_MAX / 2;
+    syncs = UINT_MAX;
+    j = journal_open(path, SIZE, &error_abort);
+    replay(j, image);
+    journal_close(j);
+}
+
+static void crash_of_host(bool restarted)
 {
     static const PmemHaMediaHooks hooks = {
         .write = host_write, .sync = host_sync,
@@ -577,33 +615,63 @@ static void test_crash_of_host(void)
         g_autofree uint8_t *image = g_malloc0(SIZE);
         uint64_t acked = 0, begun = 0;
         Journal *j = fresh();
-        GHashTableIter iter;
-        gpointer key;
         gsize len;
         char *now;
-        Bytes b;
+        int fd;
 
         g_assert_true(g_file_get_contents(path, &now, &len, NULL));
         durable = g_byte_array_new_take((guint8 *)now, len);
         pending = g_hash_table_new(NULL, NULL);
+        /* Killed before a sync, all that was written is in the page cache. */
         budget = g_test_rand_int_range(1, 80000);
+        syncs = restarted ? g_test_rand_int_range(0, 10) : UINT_MAX;
         pmem_ha_media_set_hooks(&hooks);
         scenario(j, image, &acked, &begun);
-        pmem_ha_media_set_hooks(NULL);
-
-        g_hash_table_iter_init(&iter, pending);
-        while (g_hash_table_iter_next(&iter, &key, NULL)) {
-            if (g_test_rand_int() & 1) {
-                copy_sector(j->fd, GPOINTER_TO_SIZE(key));
-            }
-        }
         journal_close(j);
-        b = (Bytes) { (char *)durable->data, durable->len };
-        put(&b, b.len);
+        if (restarted) {
+            restart(image);
+        }
+        pmem_ha_media_set_hooks(NULL);
+        fd = open(path, O_RDWR);
+        lose_power(fd);
+        close(fd);
         check_crash(image, acked, begun);
         g_byte_array_unref(durable);
         g_hash_table_unref(pending);
     }
+}
+
+static void test_crash_of_host(void)
+{
+    crash_of_host(false);
+}
+
+static void test_crash_after_restart(void)
+{
+    crash_of_host(true);
+}
+
+/* The ranges of an epoch are disjoint: a longer one is no epoch of ours. */
+static void test_epoch_beyond_region(void)
+{
+    Journal *j = fresh();
+    uint32_t digest = 0;
+    int i;
+
+    g_assert_cmpint(journal_begin(j, 1, &error_abort), ==, 0);
+    for (i = 0; i < 2; i++) {
+        PmemHaMsg m = { .flags = PMEM_HA_FLAG_ZERO, .arg1 = SIZE };
+
+        digest = pmem_ha_wire_digest(digest, &m);
+        g_assert_cmpint(journal_data(j, &m, NULL, &error_abort), ==, 0);
+    }
+    g_assert_cmpint(journal_commit(j, 2, 2 * SIZE, digest, &error_abort), ==,
+                    0);
+    g_assert_cmpint(journal_sync(j, &error_abort), ==, 0);
+    j = reopen(j);
+    g_assert_cmpuint(j->end.epoch, ==, 0);
+    g_assert_nonnull(strstr(j->discard, "more bytes"));
+    journal_close(j);
 }
 
 int main(int argc, char **argv)
@@ -630,6 +698,10 @@ int main(int argc, char **argv)
     g_test_add_func("/pmem-ha/journal/forged", test_forged);
     g_test_add_func("/pmem-ha/journal/crash/process", test_crash_every_write);
     g_test_add_func("/pmem-ha/journal/crash/host", test_crash_of_host);
+    g_test_add_func("/pmem-ha/journal/crash/restart",
+                    test_crash_after_restart);
+    g_test_add_func("/pmem-ha/journal/epoch-beyond-region",
+                    test_epoch_beyond_region);
     ret = g_test_run();
     unlink(path);
     rmdir(dir);

@@ -155,6 +155,14 @@ static void test_header_refusals(void)
     stl_le_p(buf + 60, crc32c(0xffffffff, buf, 60));
     expect_bad(buf, REGION, 5, "version 2");
 
+    m = good(PMEM_HA_MSG_PING);
+    m.generation = PMEM_HA_MAX_NUMBER + 1;
+    expect_bad_msg(&m, "no device can reach");
+    m = good(PMEM_HA_MSG_PING);
+    m.epoch = UINT64_MAX;
+    expect_bad_msg(&m, "no device can reach");
+    m = good(PMEM_HA_MSG_PING);
+
     m.type = 0;
     expect_bad_msg(&m, "unknown message type 0");
     m.type = PMEM_HA_MSG__MAX;
