@@ -12,9 +12,10 @@ import socket
 import struct
 import time
 
-from pmemha import main, scaled, skip_unless, wire
+from pmemha import main, program, scaled, skip_unless, wire
 from pmemha.primary import (PAGE, SIZE, Daemon, Page,
-                            ReplicaTestCase, expect_refused, hello)
+                            ReplicaTestCase, expect_fenced, expect_refused,
+                            hello)
 
 STRACE = shutil.which('strace')
 RECORD = re.compile(re.escape(struct.pack('<IH', 0x524a4850, 1)))   # BEGIN
@@ -106,6 +107,24 @@ class Failing(MediaTestCase):
                                'img', 'stable storage')
             with d.connect() as c:
                 self.assertEqual(hello(c), (True, 1, 3))
+
+    @skip_unless(STRACE, 'strace is not installed')
+    def test_slow_promotion_lets_others_in(self):
+        args = ['--export', 'name=pm1,size=64K,mem-path=' + self.path('img1') +
+                ',journal=' + self.path('journal1')]
+        with self.daemon(args=args) as d:
+            c, model = self.seeded(d, 2)
+            c.epoch(3, model.next(3, 3))
+            self.attach(d, 'fdatasync', 'fdatasync:delay_enter=5000000', 'img')
+            promote = self.process('promote', [
+                program('PMEMCTL'), 'promote', '--export', 'pm0', '--socket',
+                d.ctl_socket]).start()
+            expect_fenced(c.recv)
+            with d.connect() as c2:
+                hello(c2, name='pm1')
+                c2.full_copy(bytes(SIZE), 1)
+            self.assertTrue(promote.alive, 'the promotion is still under way')
+            self.assertEqual(promote.wait(30), 0)
 
     @skip_unless(STRACE, 'strace is not installed')
     def test_unreadable_log_is_not_discarded(self):

@@ -5,6 +5,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/thread-pool.h"
 #include "qapi/error.h"
 #include "qapi/util.h"
 #include "qemu/error-report.h"
@@ -329,12 +330,44 @@ PmemReplicaInfoList *qmp_query_pmem_replica(Error **errp)
     return export_query();
 }
 
-PmemReplicaPromotion *qmp_pmem_replica_promote(const char *export,
-                                               const char *state_file,
-                                               bool has_force, bool force,
-                                               Error **errp)
+typedef struct PromoteJob {
+    ReplicaExport *e;
+    const char *state_file;
+    bool force;
+    PmemReplicaPromotion *answer;
+    Error *err;
+} PromoteJob;
+
+static int promote_in_thread(void *opaque)
+{
+    PromoteJob *job = opaque;
+
+    job->answer = export_promote(job->e, job->state_file, job->force,
+                                 &job->err);
+    return 0;
+}
+
+static unsigned promotions;     /* main thread */
+
+bool export_promotions(void)
+{
+    return promotions;
+}
+
+/*
+ * A large image takes minutes to bring to its disk and to sum up; meanwhile
+ * primaries of other exports must be let in.
+ */
+PmemReplicaPromotion *coroutine_fn
+qmp_pmem_replica_promote(const char *export, const char *state_file,
+                         bool has_force, bool force, Error **errp)
 {
     ReplicaExport *e = export ? export_find(export) : export_only();
+    PromoteJob job = {
+        .e = e,
+        .state_file = state_file,
+        .force = has_force && force,
+    };
 
     if (!e) {
         if (export) {
@@ -344,5 +377,9 @@ PmemReplicaPromotion *qmp_pmem_replica_promote(const char *export,
         }
         return NULL;
     }
-    return export_promote(e, state_file, has_force && force, errp);
+    promotions++;
+    thread_pool_submit_co(promote_in_thread, &job);
+    promotions--;
+    error_propagate(errp, job.err);
+    return job.answer;
 }

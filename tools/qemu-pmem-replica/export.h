@@ -98,7 +98,9 @@ bool export_is_promoted(ReplicaExport *e);
  */
 void export_give_way(ReplicaExport *e);
 
-/* promote.c; main thread */
+/* Whether one is under way.  Main thread. */
+bool export_promotions(void);
+/* promote.c; any thread, one at a time */
 PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
                                      bool force, Error **errp);
 

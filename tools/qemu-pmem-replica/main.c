@@ -326,7 +326,7 @@ int main(int argc, char *argv[])
     pid_file_init();
     server_start();
 
-    while (!exit_requested) {
+    while (!exit_requested || export_promotions()) {
         main_loop_wait(false);
     }
 
