@@ -5,48 +5,9 @@
 import os
 import shutil
 
-from pmemha import QmpError, TestCase, main
+from pmemha import main
 from pmemha.device import HINT, PMEM_BASE, PmemMachine
-from pmemha.paths import program
-
-SIZE = 16 << 20
-PAGE = 4096
-
-
-class DeviceTest(TestCase):
-    """One replica, r; primaries on p.img and p.state"""
-
-    def setUp(self):
-        self.r = self.replica(size=SIZE).start()
-
-    def path(self, name):
-        return self.work.path(name)
-
-    def content(self, name):
-        with open(self.path(name), 'rb') as f:
-            return f.read()
-
-    def promoted(self):
-        answer = self.r.qmp.cmd('pmem-replica-promote')
-        return self.content(answer['mem-path'])
-
-    def machine(self, name='qemu', back='p.img', size=SIZE, replica=True,
-                state='p.state', machine='q35,nvdimm=on', **kw):
-        if not os.path.exists(self.path(back)):
-            self.work.sparse(back, size)
-        q = self.adopt(PmemMachine(self.work, name, machine=machine))
-        return q.pmem_ha(back, size, 0, self.r if replica is True else replica,
-                         state, **kw)
-
-    def primary(self, name='qemu', **kw):
-        q = self.machine(name, **kw).start()
-        q.settle()
-        return q
-
-    def refused(self, q, *texts):
-        said = q.expect_refusal()
-        for text in texts:
-            self.assertIn(text, said)
+from pmemha.devicetest import PAGE, SIZE, DeviceTest
 
 
 class Mirror(DeviceTest):
@@ -192,8 +153,10 @@ class Restart(DeviceTest):
 
     def test_older_backing_file_is_refused(self):
         self.run_on_after_a_copy_of('p.img')
-        self.refused(self.machine('third'), 'pm0',
-                     'does not hold what state-file', 'epoch 3')
+        self.refused(self.machine('third'), "pmem-ha device 'pm0'",
+                     'holds epoch 3 of generation 1',
+                     'does not hold what it recorded, about epoch 3 of '
+                     'generation 1', 'nothing was overwritten')
         self.assertEqual(self.promoted()[0], 2)
 
     def test_older_backing_and_state_are_refused(self):
@@ -350,24 +313,6 @@ class Refusals(DeviceTest):
                      'Start qemu-pmem-replica')
         self.assertFalse(os.path.getsize(self.path('p.state')))
 
-    def check_mismatch(self, word, size=SIZE, **kw):
-        self.primary().kill()
-        self.refused(self.machine('other', back='other.img', size=size,
-                                  state='other.state', **kw), word)
-
-    def test_other_size(self):
-        self.check_mismatch('size', size=2 * SIZE)
-
-    def test_other_slot(self):
-        self.check_mismatch('slot', options=',slot=1')
-
-    def test_other_uuid(self):
-        self.check_mismatch('uuid', options=',uuid=00000000-0000-4000-8000-'
-                            '00000000000b')
-
-    def test_other_label_size(self):
-        self.check_mismatch('label', options=',label-size=128K')
-
     def test_backing_that_shrank(self):
         self.primary().quit()
         os.truncate(self.path('p.img'), SIZE // 2)
@@ -394,28 +339,6 @@ class Refusals(DeviceTest):
     def test_no_state_file(self):
         self.refused(self.machine(state=None), 'state-file')
 
-    def test_backing_that_does_not_outlive_qemu(self):
-        q = self.machine()
-        q.argv = [a.replace('share=on', 'share=off') for a in q.argv]
-        self.refused(q, 'share=on')
-
-    def test_machine_that_needs_no_flush(self):
-        self.refused(self.machine(
-            machine='q35,nvdimm=on,nvdimm-persistence=cpu'),
-            'nvdimm-persistence=cpu')
-
-    def backend(self, **change):
-        """A machine whose memory backend has other properties"""
-        q = self.machine(name='q-' + '-'.join(change))
-        for name, value in change.items():
-            name = name.replace('_', '-')
-            q.argv = [a + f',{name}={value}' if a.startswith('memory-backend')
-                      else a for a in q.argv]
-        return q
-
-    def test_backing_that_is_emptied_at_the_end(self):
-        self.refused(self.backend(discard_data='on'), 'discard-data=on')
-
     def test_backing_that_is_emptied_after_all(self):
         q = self.primary()
         q.writeq(PMEM_BASE, 7)
@@ -426,14 +349,6 @@ class Refusals(DeviceTest):
         self.refused(self.machine('again'), 'nothing was overwritten')
         self.assertEqual(self.promoted()[0], 7)
 
-    def test_unarmed(self):
-        self.refused(self.machine(options=',unarmed=on'), 'unarmed=on')
-
-    def test_record_and_replay(self):
-        q = self.machine()
-        q.add('-icount', f'shift=auto,rr=record,rrfile={self.path("rr")}')
-        self.refused(q, 'record/replay')
-
     def test_state_file_of_another_kind(self):
         self.work.write('p.state', b'not a state file' * 512)
         self.refused(self.machine(), 'p.state')
@@ -442,63 +357,6 @@ class Refusals(DeviceTest):
         self.primary().quit()
         self.refused(self.machine('other', back='big.img', size=2 * SIZE,
                                   replica=None), 'p.state', str(SIZE))
-
-    def test_migration(self):
-        q = self.primary()
-        with self.assertRaises(QmpError) as e:
-            q.qmp.cmd('migrate', uri='exec:cat >/dev/null')
-        self.assertIn('pm0', str(e.exception))
-
-
-class Bypass(DeviceTest):
-    """Devices whose writes to guest memory go past QEMU, in either order"""
-
-    def vhost_user(self):
-        """A vhost-user device's other end, as arguments for QEMU"""
-        self.work.sparse('disk.img', 1 << 20)
-        d = self.process('vhost', [program('VHOST_USER_BLK'),
-                                   '--blk-file=disk.img'])
-        d.argv += ['--fd', d.listener('vhost.sock')]
-        d.start()
-        return ['-chardev', 'socket,id=v0,path=vhost.sock']
-
-    def check_first(self, *args):
-        """It is there when the replica comes."""
-        back = self.vhost_user()
-        q = self.adopt(PmemMachine(self.work, 'first')).add(*back, *args)
-        self.work.sparse('p.img', SIZE)
-        q.pmem_ha('p.img', SIZE, 0, self.r, 'p.state')
-        self.refused(q, "pm0", 'past QEMU')
-
-    def test_vhost_user_device_first(self):
-        self.check_first('-device', 'vhost-user-blk-pci,chardev=v0')
-
-    def test_vhost_user_netdev_first(self):
-        self.check_first('-netdev', 'vhost-user,id=n0,chardev=v0',
-                         '-device', 'virtio-net-pci,netdev=n0')
-
-    def test_replica_first(self):
-        back = self.vhost_user()
-        q = self.machine().add(*back, '-netdev',
-                               'vhost-user,id=n0,chardev=v0', '-device',
-                               'qemu-xhci').start()
-        q.settle()
-        for n, device in enumerate([
-                {'driver': 'vfio-pci', 'host': '0000:00:00.0'},
-                {'driver': 'vhost-user-blk-pci', 'chardev': 'v0'},
-                {'driver': 'vhost-vsock-pci', 'guest-cid': 3},
-                {'driver': 'virtio-net-pci', 'netdev': 'n0'}]):
-            with self.subTest(device['driver']):
-                with self.assertRaises(QmpError) as e:
-                    q.qmp.raw_cmd('device_add', {'id': f'd{n}', **device})
-                self.assertIn('past QEMU', str(e.exception))
-        q.qmp.cmd('device_add', driver='usb-mouse', id='other')
-
-    def test_without_replica_they_may_be(self):
-        q = self.machine(replica=None, state=None).add(
-            *self.vhost_user(), '-device', 'vhost-user-blk-pci,chardev=v0')
-        q.start()
-        self.assertEqual(q.query()['state'], 'standalone')
 
 
 class Tls(DeviceTest):
