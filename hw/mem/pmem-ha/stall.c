@@ -140,8 +140,8 @@ static void pmem_ha_settle_bh(void *opaque)
         }
     } else if (resume && s->paused_by_us) {
         s->paused_by_us = false;
-        /* Unless somebody let it go on, or put it into another state. */
-        if (runstate_check(RUN_STATE_IO_ERROR)) {
+        /* Unless somebody wants it stopped, or put it into another state. */
+        if (runstate_check(RUN_STATE_IO_ERROR) && !vm_get_stop_asked()) {
             vm_start();
         }
     }
