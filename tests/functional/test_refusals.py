@@ -356,15 +356,6 @@ class Migration(DeviceTest):
         self.refused(self.machine('cold').add('-only-migratable'),
                      '--only-migratable', self.BLOCKED)
 
-    def test_plug_while_migrating(self):
-        """QEMU itself refuses every device then."""
-        q = self.bare().start()
-        q.qmp.cmd('migrate-set-parameters', max_bandwidth=1)
-        q.qmp.cmd('migrate', uri='exec:cat >/dev/null')
-        self.qmp_refuses(lambda: self.plug(q),
-                         'device_add not allowed while migrating')
-        self.assertEqual(q.qmp.cmd('query-pmem-ha'), [])
-
 
 class Peer(TestCase):
     """What is at the replica's address is not what should be there."""
