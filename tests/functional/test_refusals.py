@@ -62,6 +62,10 @@ class Bypass(DeviceTest):
             "device type 'virtio-balloon-pci'", *AWAY,
             "leave it out (libvirt: <memballoon model='none'/>)"))
 
+    def test_alias(self):
+        self.check(('virtio-balloon', {}), (
+            "device type 'virtio-balloon", *AWAY))
+
     def test_virtio_mem(self):
         self.check(('virtio-mem-pci', {'memdev': 'vm0'}), (
             "device type 'virtio-mem-pci'", *AWAY, 'use pc-dimm'),
@@ -406,7 +410,8 @@ class Peer(TestCase):
                         'connection')
 
     def test_silence(self):
-        self.check_cold(self.peer(silent), 'no answer yet',
+        self.check_cold(self.peer(silent),
+                        'what listens there has not answered',
                         'Start qemu-pmem-replica there')
 
     def check_bad_answer(self, answer, said):

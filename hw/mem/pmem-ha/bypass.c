@@ -43,23 +43,29 @@ static const struct {
     { "virtio-mem", TAKES_AWAY, "use pc-dimm" },
 };
 
-/* What is wrong with type @oc; NULL if nothing is. */
-static char *check_type(const char *kind, ObjectClass *oc)
+static char *check_name(const char *kind, const char *name)
 {
     unsigned i;
 
-    for (; oc; oc = object_class_get_parent(oc)) {
-        const char *name = object_class_get_name(oc);
-
-        for (i = 0; i < ARRAY_SIZE(families); i++) {
-            if (g_str_has_prefix(name, families[i].prefix)) {
-                return g_strdup_printf("%s '%s' %s, which can not be mirrored: "
-                                       "%s", kind, name, families[i].what,
-                                       families[i].remedy);
-            }
+    for (i = 0; i < ARRAY_SIZE(families); i++) {
+        if (g_str_has_prefix(name, families[i].prefix)) {
+            return g_strdup_printf("%s '%s' %s, which can not be mirrored: %s",
+                                   kind, name, families[i].what,
+                                   families[i].remedy);
         }
     }
     return NULL;
+}
+
+/* What is wrong with type @oc; NULL if nothing is. */
+static char *check_type(const char *kind, ObjectClass *oc)
+{
+    char *why = NULL;
+
+    for (; oc && !why; oc = object_class_get_parent(oc)) {
+        why = check_name(kind, object_class_get_name(oc));
+    }
+    return why;
 }
 
 static bool netdev_bypasses(const char *id)
@@ -101,7 +107,9 @@ static bool hide_device(DeviceListener *listener, const QDict *opts,
     if (!driver) {
         return false;
     }
-    why = why_not(module_object_class_by_name(driver),
+    /* It may be an alias, which has the prefix of the types behind it. */
+    why = check_name("device type", driver) ?:
+          why_not(module_object_class_by_name(driver),
                   qdict_get_try_str(opts, "netdev"),
                   qdict_get_try_str(opts, "cryptodev"));
     if (why) {

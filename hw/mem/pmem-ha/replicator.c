@@ -327,7 +327,8 @@ bool pmem_ha_replicator_wait(PmemHaDevice *s, Error **errp)
                "connect-timeout-ms=%u: %s", s->name, s->export, s->peer,
                s->replica->connect_timeout_ms,
                s->last_error ? error_get_pretty(s->last_error) :
-               "no answer yet");
+               s->link.ioc ? "what listens there has not answered" :
+               "no connection yet");
     error_append_hint(errp, "Start qemu-pmem-replica there, correct the "
                       "address, or let the guest start without it by "
                       "connect-timeout-ms=0.\n");
