@@ -29,6 +29,18 @@ base_cached() {
         sed -n '1s,^base/,,p'
 }
 
+# own_work SRC: does a generated tree hold work that patches/ may not?
+own_work() {
+    local tip
+    # Without the first nothing was imported; with the second an import was
+    # killed half-way, and what looks like work is its own.
+    [ -e "$1/.git/applied-tip" ] && [ ! -e "$1/.git/importing" ] || return 1
+    tip=$(cat "$1/.git/applied-tip")
+    [ "$(git -C "$1" rev-parse pq)" != "$tip" ] ||
+        [ "$(git -C "$1" rev-parse HEAD)" != "$tip" ] ||
+        [ -n "$(git -C "$1" status --porcelain --untracked-files=no)" ]
+}
+
 # lock FILE MESSAGE: hold FILE until the script ends; say MESSAGE when waiting.
 # Children must not inherit the descriptor: a daemon started by one would keep
 # the lock.  Callers close it with 9>&- where they start long-lived programs.
