@@ -4,6 +4,7 @@
 Needs no build: patches are applied in an index of their own on the releases
 that the cache holds.
 """
+import functools
 import os
 import re
 import subprocess
@@ -18,8 +19,10 @@ CACHE = os.environ.get('PMEM_HA_CACHE') or os.path.join(
 # design of the series: hooks stay few
 MAX_PATCHES, MAX_ADDED = 20, 400
 # What checkpatch.pl says and does not apply here: new files are listed in the
-# MAINTAINERS hook, which it does not see.
-IGNORED = re.compile(r'does MAINTAINERS need updating')
+# MAINTAINERS hook, which it does not see.  The sign-off is checked below.
+IGNORED = re.compile(r'does MAINTAINERS need updating|Missing Signed-off-by')
+# The check that names the patch says why.
+UNAPPLIED = 'SKIP the patches do not apply'
 # A guest without an operating system is not QEMU code: it shares variables
 # between CPUs and with the hardware, and links with symbols of its own.
 BARE = re.compile(r'^tests/baremetal/.*(Use of volatile|externs should be)')
@@ -91,11 +94,22 @@ def check_creates():
     return bad
 
 
+def patch_files():
+    """Every patch, those of single bases included"""
+    files = [os.path.join(PATCHES, n) for n in pqlib.series()]
+    for base, _ in pqlib.bases():
+        own = [os.path.join(PATCHES, base, n) for n in pqlib.series()]
+        # An empty one says that the base does not need the hook.
+        files += [f for f in own if os.path.exists(f) and os.path.getsize(f)]
+    return [f for f in files if os.path.exists(f)]
+
+
 def check_messages():
     """Every hook says why it is one and carries a sign-off."""
     bad = []
-    for name in pqlib.series():
-        with open(os.path.join(PATCHES, name), encoding='utf-8') as f:
+    for path in patch_files():
+        name = os.path.relpath(path, PATCHES)
+        with open(path, encoding='utf-8') as f:
             head = f.read().split('\n---\n')[0]
         subject = re.search(r'^Subject: \[PATCH\] (.*(?:\n .*)*)', head, re.M)
         if not subject or not re.match(r'[\w/.,{}+ -]+: \S', subject[1]):
@@ -109,7 +123,9 @@ def check_messages():
     return bad
 
 
+@functools.lru_cache(None)
 def apply_series(base, version):
+    """{file name: bytes} of what the series exports on a release"""
     git = os.path.join(CACHE, 'base.git')
     with tempfile.TemporaryDirectory() as tmp:
         # A clone that borrows the objects: nothing is added to the cache.
@@ -121,21 +137,26 @@ def apply_series(base, version):
         return pqlib.export_files(tree)
 
 
-def check_round_trip():
-    """Importing and exporting gives the same bytes."""
-    base = pqlib.primary()
+def check_round_trip(base):
+    """Importing and exporting gives the same bytes: of every patch on the
+    primary base, of a base's own ones elsewhere."""
     version = released(base)
     if not version:
         return not_cached(base)
     try:
         files = apply_series(base, version)
-    except PqError as err:
-        return [str(err)]
+    except PqError:
+        return UNAPPLIED
     bad = []
     for name in pqlib.series():
-        with open(os.path.join(PATCHES, name), 'rb') as f:
+        path = pqlib.patch_path(base, name)
+        if path is None or (base != pqlib.primary() and
+                            path == os.path.join(PATCHES, name)):
+            continue
+        with open(path, 'rb') as f:
             if f.read() != files.get(name):
-                bad.append('%s differs from its export' % name)
+                bad.append('%s differs from its export'
+                           % os.path.relpath(path, ROOT))
     return bad
 
 
@@ -147,6 +168,12 @@ def check_tree():
     tree = Tree(path)
     if tree.gtext('status', '--porcelain', '--untracked-files=no'):
         return ['build/%s/src has uncommitted changes' % pqlib.primary()]
+    # Equal patches are equal commits.
+    try:
+        if tree.build(pqlib.series()) == tree.gtext('rev-parse', 'pq'):
+            return []
+    except PqError:
+        return UNAPPLIED
     files = pqlib.export_files(tree)
     bad = []
     for name in sorted(set(files) | set(pqlib.series())):
@@ -156,9 +183,9 @@ def check_tree():
         except OSError:
             have = None
         if have != files.get(name):
-            bad.append("%s: patches/ and build/%s/src differ; "
-                       "'scripts/pq export'" % (name, pqlib.primary()))
-    return bad
+            bad.append(name)
+    return ["%s: patches/ and build/%s/src differ; 'scripts/pq export'"
+            % (', '.join(bad) or 'commits', pqlib.primary())]
 
 
 def check_applies(base):
@@ -200,13 +227,19 @@ def checkpatch(args):
             and not IGNORED.search(line) and not BARE.search(line)]
 
 
+def check_mutations():
+    """tests/mutations fit the files that they break: a run takes a build."""
+    out = subprocess.run([os.path.join(ROOT, 'tests', 'mutations', 'run'),
+                          '--check'], stdout=subprocess.PIPE, check=False,
+                         stdin=subprocess.DEVNULL,
+                         stderr=subprocess.STDOUT)
+    lines = out.stdout.decode(errors='replace').splitlines()
+    return [line.lstrip('# ') for line in lines
+            if not re.match(r'ok |1\.\.', line)] if out.returncode else []
+
+
 def check_style_patches():
-    files = [os.path.join(PATCHES, n) for n in pqlib.series()]
-    for base, _ in pqlib.bases():
-        own = [os.path.join(PATCHES, base, n) for n in pqlib.series()]
-        # An empty one says that the base does not need the hook.
-        files += [f for f in own if os.path.exists(f) and os.path.getsize(f)]
-    return checkpatch(files)
+    return checkpatch(patch_files())
 
 
 def check_style_overlay():
@@ -219,25 +252,30 @@ def checks():
     yield 'hooks are few', check_size
     yield 'no patch creates a file', check_creates
     yield 'messages', check_messages
-    yield 'export equals patches', check_round_trip
     yield 'tree equals patches', check_tree
-    for base, _ in pqlib.bases():
+    for base, status in pqlib.bases():
+        yield 'export equals patches' + (
+            '' if status == 'primary' else '/' + base), \
+            lambda base=base: check_round_trip(base)
         yield 'applies without fuzz to %s' % base, \
             lambda base=base: check_applies(base)
         yield 'overlay shadows no file of %s' % base, \
             lambda base=base: check_shadow(base)
     yield 'checkpatch: patches', check_style_patches
     yield 'checkpatch: overlay', check_style_overlay
+    yield 'mutations fit the overlay', check_mutations
 
 
-def run(tap):
+def run(tap, words=()):
     failed = 0
     number = 0
     for name, func in checks():
+        if words and not any(w in name for w in words):
+            continue
         number += 1
         try:
             res = func()
-        except PqError as err:
+        except (PqError, OSError) as err:
             res = [str(err)]
         if isinstance(res, str):
             print('ok %d - %s # %s' % (number, name, res))
