@@ -47,14 +47,20 @@ class Terminated(KeyboardInterrupt):
         self.status = 128 + signum
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _on_signal(signum, _frame):
+    # Once is enough; the way down must not be interrupted.
+    for s in _SIGNALS:
+        signal.signal(s, signal.SIG_IGN)
     raise Terminated(signum)
 
 
 def install_handlers():
     """Called once by the runner"""
     atexit.register(kill_all)
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in _SIGNALS:
         signal.signal(signum, _on_signal)
 
 

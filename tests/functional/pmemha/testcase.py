@@ -5,6 +5,7 @@ import functools
 import os
 import shutil
 import signal
+import subprocess
 import unittest
 
 from .paths import scaled, work_base
@@ -15,6 +16,15 @@ from .replica import Replica
 
 class TestTimeout(AssertionError):
     """A test ran longer than it may"""
+
+
+def mounts_below(path):
+    """Mount points below a directory, in the order of mounting"""
+    with open('/proc/self/mounts', encoding='utf-8') as f:
+        points = [line.split(' ')[1].encode().decode('unicode_escape')
+                  for line in f]
+    return [p for p in points
+            if p.startswith(os.path.realpath(path) + os.sep)]
 
 
 class WorkDir:
@@ -41,8 +51,16 @@ class WorkDir:
             f.truncate(size)
         return self.path(name)
 
+    def unmount(self):
+        """What a test that was interrupted left mounted: files below are
+        those of other file systems, which rmtree() must not enter."""
+        for path in reversed(mounts_below(self.dir)):
+            subprocess.run(['umount', '-l', path], check=False,
+                           stdin=subprocess.DEVNULL)
+
     def close(self, failed):
         """Path when it was kept"""
+        self.unmount()
         if failed or os.environ.get('KEEP', '0') not in ('', '0'):
             return self.dir
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -85,6 +103,9 @@ class TestCase(unittest.TestCase):
         try:
             return super().run(result)
         except KeyboardInterrupt:
+            # unittest leaves without them: processes, mounts and files stay.
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.doCleanups()
             kill_all()                  # before their directory goes
             raise
         finally:
