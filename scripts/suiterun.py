@@ -8,9 +8,12 @@ A suite gets, in its environment:
   PMEM_HA_STOCK  the programs of QEMU as released, when they were built
   WORK_DIR       an empty directory; kept when the suite fails, or by KEEP=1
   TMPDIR         the same with a path short enough for a socket's name
+With a target 'asan:T', OBJ and BIN are those of the build with sanitizers,
+and TIMEOUT_FACTOR says that it is slower.
 """
 import ctypes
 import fnmatch
+import glob
 import os
 import re
 import shutil
@@ -91,6 +94,23 @@ def kill_rest(grace):
     return count
 
 
+def unmount_below(*dirs):
+    """Unmount what a suite left there; return how much that was.
+
+    A suite that was killed could not do it, and removing the directory would
+    empty a file system that is mounted on it.
+    """
+    with open('/proc/self/mounts', encoding='utf-8') as f:
+        points = [line.split(' ')[1].encode().decode('unicode_escape')
+                  for line in f]
+    left = [p for p in points for d in dirs
+            if p.startswith(os.path.realpath(d) + os.sep)]
+    for point in reversed(left):
+        subprocess.run(['umount', '-l', point], check=False,
+                       stdin=subprocess.DEVNULL)
+    return len(left)
+
+
 class Interrupted(Exception):
     pass
 
@@ -104,13 +124,15 @@ class Tap:
         self.plan = self.plan_skip = None
         self.bad, self.skips = [], []
 
-    def allowed(self, test):
+    def allowed(self, test, reason):
         return any(fnmatch.fnmatchcase(self.suite, s) and
-                   fnmatch.fnmatchcase(test, t) for s, t in self.expected)
+                   fnmatch.fnmatchcase(test, t) and
+                   (not unless_root or (os.getuid() != 0 and 'root' in reason))
+                   for s, t, unless_root in self.expected)
 
     def skip(self, test, reason):
         self.skips.append((test, reason or 'no reason given'))
-        if not self.allowed(test):
+        if not self.allowed(test, reason):
             self.bad.append('%s: skipped, and tests/expected-skips does not '
                             'list it (%s)' % (test or 'all', reason))
 
@@ -171,7 +193,7 @@ class Runner:
 
     @staticmethod
     def read_expected():
-        """Lines 'SUITE: TEST' of shell patterns; '#' starts a comment."""
+        """[(suite, test, unless root)]; the file's head has the format."""
         res = []
         try:
             with open(os.path.join(ROOT, 'tests', 'expected-skips'),
@@ -180,7 +202,10 @@ class Runner:
                     line = line.split('#')[0].strip()
                     if line:
                         suite, _, test = line.partition(':')
-                        res.append((suite.strip(), test.strip()))
+                        test = test.strip()
+                        plain = test.removesuffix(' unless root')
+                        res.append((suite.strip(), plain.strip(),
+                                    plain != test))
         except OSError:
             pass
         return res
@@ -201,7 +226,8 @@ class Runner:
         """Build a suite's targets; return False when that fails.
 
         'stock' is QEMU as released, 'default' everything of ours,
-        'asan:T' target T with the sanitizers; '@ID' behind it: of base ID.
+        'asan:T' target T with the sanitizers; '@ID' behind it: of base ID,
+        whatever QEMU_SRC says.
         """
         groups = {}
         for target in suite.targets.split(','):
@@ -219,8 +245,11 @@ class Runner:
             if 'default' in targets or 'stock' in targets:
                 targets = []
             cmd = [os.path.join(ROOT, 'scripts', 'build'), *options, *targets]
+            env = dict(os.environ)
+            if any(o.startswith('--base') for o in options):
+                env.pop('QEMU_SRC', None)
             res = subprocess.run(cmd, stdout=subprocess.DEVNULL, check=False,
-                                 stdin=subprocess.DEVNULL)
+                                 stdin=subprocess.DEVNULL, env=env)
             if res.returncode:
                 return False
         return True
@@ -231,14 +260,30 @@ class Runner:
         base = bases.pop() if bases else \
             'user' if os.environ.get('QEMU_SRC') else primary()
         build = os.path.join(ROOT, 'build')
+        kind = base + ('-asan' if self.sanitized(suite) else '')
         env = dict(os.environ)
-        env.update(PMEM_HA_OBJ=os.path.join(build, base, 'obj'),
+        env.update(PMEM_HA_OBJ=os.path.join(build, kind, 'obj'),
                    PMEM_HA_SRC=os.path.join(build, base, 'src'),
-                   PMEM_HA_BIN=os.path.join(build, base, 'bin'),
+                   PMEM_HA_BIN=os.path.join(build, kind, 'bin'),
                    PMEM_HA_STOCK=os.path.join(build, base + '-stock', 'bin'),
                    WORK_DIR=work, TMPDIR=short, KEEP='1' if self.keep else '',
                    SUITE=suite.name, LC_ALL='C.UTF-8', PYTHONUNBUFFERED='1')
+        if self.sanitized(suite):
+            # Into files: a program's own log goes with a test that passed.
+            # What QEMU does not free at its end is no defect.
+            report = 'log_path=%s' % self.reports(suite)
+            env.update(ASAN_OPTIONS=report + ':detect_leaks=0',
+                       UBSAN_OPTIONS=report + ':print_stacktrace=1',
+                       TIMEOUT_FACTOR=os.environ.get('TIMEOUT_FACTOR', '4'))
         return env
+
+    @staticmethod
+    def sanitized(suite):
+        return any(t.startswith('asan:') for t in suite.targets.split(','))
+
+    def reports(self, suite):
+        """The sanitizers add '.PID' to this path."""
+        return os.path.join(self.logs, suite.name + '.sanitizer')
 
     def run(self, suite, build=True):
         start = time.monotonic()
@@ -246,8 +291,11 @@ class Runner:
         tap = Tap(suite.name, self.expected,
                   lambda n, name: self.show(suite.name, n, name))
         work = os.path.join(ROOT, 'build', 'work', suite.name)
+        unmount_below(work)
         shutil.rmtree(work, ignore_errors=True)
         os.makedirs(work)
+        for path in glob.glob(self.reports(suite) + '.*'):
+            os.unlink(path)
         short = tempfile.mkdtemp(prefix='pmem-ha-', dir='/tmp')
         try:
             if build and not self.build(suite):
@@ -255,8 +303,14 @@ class Runner:
             else:
                 start = time.monotonic()
                 tap.finish(self.execute(suite, log, tap, work, short))
+            left = unmount_below(work, short)
+            if left:
+                tap.bad.append('left %d mounts behind' % left)
+            tap.bad += ['a sanitizer reports: ' + path for path in
+                        sorted(glob.glob(self.reports(suite) + '.*'))]
         except Interrupted as err:
             kill_rest(0)
+            unmount_below(work, short)
             shutil.rmtree(short, ignore_errors=True)
             self.say('interrupted in %s; log: %s' % (suite.name, log))
             sys.exit(128 + err.args[0])
