@@ -2,11 +2,11 @@
 /*
  * A disk that writes into persistent memory: O_DIRECT reads into a DAX mapping
  *
- * directread [-n COUNT] [-s SIZE] DISK FILE
+ * directread [-m] [-n COUNT] [-s SIZE] DISK FILE
  *
  * Turn n reads SIZE bytes from n * SIZE on the disk (modulo its length) to
- * the same place of the mapped file, flushes by fsync: "ACK n".  The data
- * never passes through the processor.
+ * the same place of the mapped file, flushes by fsync (-m: msync): "ACK n".
+ * The data never passes through the processor.
  */
 #include "util.h"
 
@@ -15,11 +15,15 @@ int main(int argc, char **argv)
     uint64_t count = 16;
     size_t size = 65536;
     off_t length;
+    bool by_msync = false;
     char *map;
     int opt, disk, fd;
 
-    while ((opt = getopt(argc, argv, "n:s:")) != -1) {
+    while ((opt = getopt(argc, argv, "mn:s:")) != -1) {
         switch (opt) {
+        case 'm':
+            by_msync = true;
+            break;
         case 'n':
             count = number(optarg);
             break;
@@ -52,8 +56,8 @@ int main(int argc, char **argv)
         if (pread(disk, map + at, size, at) != (ssize_t)size) {
             die("pread");
         }
-        if (fsync(fd)) {
-            die("fsync");
+        if (by_msync ? msync(map + at, size, MS_SYNC) : fsync(fd)) {
+            die("flush");
         }
         say("ACK %llu", (unsigned long long)n);
     }
