@@ -284,6 +284,7 @@ class TwoHosts(TestCase):
             w.replace('endpoint=client', 'endpoint=client,sanity-check=off')
             for w in words])))
         self.no_image(d)
+        self.assertRegex(d.output(), 'connection from tcp:.*issuer')
 
     def test_server_of_other_ca(self):
         """A does not talk to whoever has taken B's address."""
@@ -309,6 +310,7 @@ class TwoHosts(TestCase):
         d = self.daemon(self.b, self.authz('CN=host-x'))
         self.assertIn('TLS', self.refused(self.primary('wrong')))
         self.no_image(d)
+        self.assertRegex(d.output(), 'connection from tcp:.*CN=host-a')
         d.kill()
         self.b.round += 1
         self.daemon(self.b, self.authz('CN=host-a'))

@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
+#include "qemu/error-report.h"
 #include "qemu/iov.h"
 #include "qemu/lockable.h"
 #include "qemu/sockets.h"
@@ -22,6 +23,8 @@
 
 /* A peer must say HELLO, and take in what it is told, within this time. */
 #define HANDSHAKE_MS 10000
+/* At most one line about strangers in so long a time */
+#define STRANGER_MS  1000
 /* So long, the last message may take to reach a peer that is still sending. */
 #define LINGER_MS    2000
 
@@ -400,6 +403,22 @@ static void linger(ReplicaConn *c)
     }
 }
 
+/*
+ * The only trace of a peer that did not get in: with TLS, it was told nothing.
+ * Strangers must not fill the log.
+ */
+static void report_stranger(ReplicaConn *c, Error *err)
+{
+    static int64_t last;        /* atomic; 0: none yet */
+    int64_t before = qatomic_read(&last);
+    int64_t now = now_ms();
+
+    if (err && (!before || now - before >= STRANGER_MS) &&
+        qatomic_cmpxchg(&last, before, now) == before) {
+        warn_report("connection from %s: %s", c->peer, error_get_pretty(err));
+    }
+}
+
 static void *conn_thread(void *opaque)
 {
     ReplicaConn *c = opaque;
@@ -413,6 +432,8 @@ static void *conn_thread(void *opaque)
     trace_pmem_replica_closed(c->peer, err ? error_get_pretty(err) : "");
     if (c->export) {
         export_detach(c->export, c, err ? error_get_pretty(err) : NULL);
+    } else {
+        report_stranger(c, err);
     }
     error_free(err);
     linger(c);
