@@ -28,7 +28,9 @@ class Chain(TestCase):
                              image=f'rep{n}-{i}.img').start()
                 for i in range(count)]
 
-    def guest(self, n, cmd, replicas, smp=1, props='', size=SIZE, **kw):
+    def guest(self, n, cmd, replicas, smp=1, props='', size=SIZE,
+              synced=False, **kw):
+        """With `synced` its first instruction comes after the full copy."""
         g = self.adopt(BareMetal(self.work, cmd, name=f'guest{n}', smp=smp,
                                  **kw))
         for i, r in enumerate(replicas):
@@ -38,7 +40,13 @@ class Chain(TestCase):
                   '-object', r.object(f'r{i}'),
                   '-device', f'pmem-ha,id=pm{i},memdev=mem{i},replica=r{i},'
                   f'state-file=p{n}-{i}.state{props}')
-        return g.start()
+        if not synced:
+            return g.start()
+        g.add('-S').start()
+        g.qmp.poll('query-pmem-ha', lambda infos: all(
+            i['state'] == 'in-sync' for i in infos), 30)
+        g.qmp.cmd('cont')
+        return g
 
     def destroy(self, n, g, replicas):
         """Kill the primary, destroy what it had, promote: the images"""
@@ -120,15 +128,18 @@ class Sources(Chain):
     def test_device_dma(self):
         """What fw_cfg writes by DMA and the guest then flushes"""
         replicas = self.replicas(0, 1)
-        g = self.guest(0, 'workload=dma records=40', replicas, 2)
+        g = self.guest(0, 'workload=dma records=40', replicas, 2, synced=True)
         g.out.wait_for('^END', 60)
         self.judge(0, g, replicas, 'dma')
 
     def test_labels(self):
-        """A label write is its own epoch: the guest does not flush."""
+        """
+        A label write is its own epoch: the guest does not flush.  (What it
+        writes before the full copy is complete, the copy would bring.)
+        """
         replicas = self.replicas(0, 1)
         g = self.guest(0, 'workload=label records=20 length=128', replicas,
-                       props=',label-size=128K')
+                       props=',label-size=128K', synced=True)
         g.out.wait_for('^END', 60)
         self.judge(0, g, replicas, 'labels', label_size=128 << 10)
 
