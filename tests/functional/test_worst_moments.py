@@ -1,0 +1,165 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Promotion at the worst moment, a primary that slept through it, full disks
+under a guest that flushes, and memory that comes while it does.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+
+from pmemha import main, scaled
+from pmemha.baremetal import BareMetal
+from pmemha.device import HINT, PMEM_BASE
+from pmemha.devicetest import SIZE, DeviceTest
+from pmemha.primary import ReplicaTestCase
+from pmemha.replica import Replica
+
+GUEST = 8 << 20
+
+
+class Fencing(DeviceTest):
+    """Who may write, when everything happens at once"""
+
+    def test_primary_that_slept(self):
+        """SIGSTOP, promotion, SIGCONT: it is fenced and acknowledges nothing."""
+        q = self.primary()
+        q.writeq(PMEM_BASE, 1)
+        q.flush()
+        q.signal(signal.SIGSTOP)
+        answer = self.r.qmp.cmd('pmem-replica-promote')
+        q.signal(signal.SIGCONT)
+        q.wait_state('fenced')
+        acked = q.query()['epoch-acked']
+        q.writeq(PMEM_BASE, 2)
+        q.writeq(HINT, 1)
+        self.assertEqual(q.query()['epoch-acked'], acked)
+        self.assertLessEqual(acked, answer['epoch'])
+        self.assertEqual(int.from_bytes(
+            self.content(answer['mem-path'])[:8], 'little'), 1)
+        q.qmp.cmd('cont')
+        q.qmp.poll('query-status', lambda s: s['status'] != 'running',
+                   scaled(10))
+
+    def test_second_promotion_meanwhile(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 7)
+        q.flush()
+        answers = []
+
+        def promote():
+            answers.append(self.r.ctl('promote'))
+
+        threads = [threading.Thread(target=promote) for _ in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(len(answers), 4)
+        for a in answers:
+            self.assertEqual(a, answers[0])
+        self.assertEqual(answers[0]['generation'], 2)
+        q.wait_state('fenced')
+
+    def test_promotion_meets_a_reconnection(self):
+        """Whatever was acknowledged before is in the image, nothing after."""
+        for n in range(12):
+            with self.subTest(n):
+                self.r.kill()
+                self.r = self.replica(f'r{n}', image=f'r{n}.img',
+                                      size=SIZE).start()
+                q = self.primary(f'q{n}', back=f'p{n}.img',
+                                 state=f'p{n}.state')
+                q.writeq(PMEM_BASE, n + 1)
+                q.flush()
+                self.r.kill()
+                q.wait_state('connecting')
+                q.writeq(PMEM_BASE + 8, n + 1)
+                q.writeq(HINT, 1)
+                # Both want to be first when the daemon is back.
+                self.r = self.replica(f'r{n}', image=f'r{n}.img',
+                                      size=SIZE).start()
+                answer = self.r.qmp.cmd('pmem-replica-promote')
+                q.wait_state('fenced')
+                self.assertLessEqual(q.query()['epoch-acked'],
+                                     answer['epoch'])
+                image = self.content(answer['mem-path'])
+                self.assertEqual(int.from_bytes(image[:8], 'little'), n + 1)
+                self.assertIn(int.from_bytes(image[8:16], 'little'),
+                              (0, n + 1))
+                q.kill()
+
+    def test_image_by_another_name(self):
+        """A hard link or a symbolic link leads to the same lock."""
+        self.primary()
+        os.link(self.path('replica.img'), self.path('hard.img'))
+        os.symlink('replica.img', self.path('soft.img'))
+        for n, name in enumerate(('hard.img', 'soft.img')):
+            d = self.adopt(Replica(self.work, f'd{n}', image=name, size=SIZE,
+                                   journal=f'{name}.journal'))
+            d.start(negotiate=False)
+            self.assertEqual(d.wait(20), 1)
+            self.assertRegex(d.output(), 'lock image|lock journal')
+            self.refused(self.machine(f'q{n}', back=name, replica=None,
+                                      state=None), 'replica')
+
+
+class FullDisk(ReplicaTestCase):
+    """The guest waits while the replica has no space, and loses nothing."""
+
+    def test_journal(self):
+        small = self.tmpfs(16 << 20)
+        r = self.replica('r', size=GUEST, image='d.img',
+                         journal=os.path.join(small, 'journal')).start()
+        g = self.adopt(BareMetal(self.work, 'workload=records think=2000',
+                                 smp=2))
+        g.add('-object', r.object('r0'))
+        g.pmem_file('p.img', GUEST, device='pmem-ha',
+                    props='replica=r0,state-file=p.state')
+        g.start()
+        g.out.wait_for('^A 0 20$', timeout=60)
+        g.qmp.poll('query-pmem-ha', lambda i: i[0]['state'] == 'stalled',
+                   scaled(60))
+        self.assertIn('No space left', g.qmp.cmd(
+            'query-pmem-ha')[0]['last-error'])
+        seen = g.acks()
+        subprocess.run(['mount', '-o', 'remount,size=256M', small],
+                       check=True)
+        g.qmp.poll('query-status', lambda s: s['status'] == 'running',
+                   scaled(60))
+        g.out.wait_for(f'^A 0 {seen[0] + 20}$', timeout=60)
+        g.kill()
+        answer = r.ctl('promote')
+        verdict = g.judge([answer['mem-path']])
+        self.assertTrue(verdict.ok, verdict)
+
+
+class Memory(DeviceTest):
+    """Memory that comes and goes beside the device"""
+
+    def test_hot_plug_of_other_memory(self):
+        q = self.primary()
+        q.writeq(PMEM_BASE, 1)
+        q.flush()
+        q.qmp.raw_cmd('object-add', {'qom-type': 'memory-backend-ram',
+                                     'id': 'other', 'size': 128 << 20})
+        q.qmp.cmd('device_add', driver='pc-dimm', id='dimm', memdev='other')
+        q.writeq(PMEM_BASE + 8, 2)
+        q.flush()
+        self.work.sparse('plain.img', SIZE)
+        q.qmp.raw_cmd('object-add', {
+            'qom-type': 'memory-backend-file', 'id': 'plain', 'size': SIZE,
+            'mem-path': 'plain.img', 'share': True})
+        q.qmp.cmd('device_add', driver='nvdimm', id='nv', memdev='plain')
+        q.writeq(PMEM_BASE + 16, 3)
+        q.flush()
+        q.kill()
+        image = self.promoted()
+        self.assertEqual([int.from_bytes(image[n:n + 8], 'little')
+                          for n in (0, 8, 16)], [1, 2, 3])
+
+
+if __name__ == '__main__':
+    main()
