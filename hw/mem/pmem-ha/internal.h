@@ -125,6 +125,8 @@ struct PmemHaDevice {
     QEMUTimer *beat_timer;      /* QEMU_CLOCK_REALTIME; NULL without replica */
     QEMUBH *settle_bh;          /* main loop looks at stop_vm and resume_vm */
     bool paused_by_us;
+    uint64_t lag_dirty;         /* see dirty_for_lag() */
+    int64_t lag_next_ns;        /* get_clock() */
     VMChangeStateEntry *vmstate;
 
     QemuMutex lock;             /* a leaf; guards all that follows */
