@@ -161,6 +161,8 @@ static void serve(PmemHaDevice *s, bool need_copy, Error **errp)
     }
     qemu_mutex_lock(&s->lock);
     s->link_ready = true;
+    /* The next loss is one again, for on-link-loss. */
+    s->cancelled_by_us = false;
     error_free(s->last_error);
     s->last_error = NULL;
     if (!need_copy) {
