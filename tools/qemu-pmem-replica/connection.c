@@ -291,6 +291,9 @@ static bool handshake(ReplicaConn *c, Error **errp)
     if (ret) {
         return conn_end(c, e, PMEM_HA_MSG_REFUSE, ret, errp);
     }
+    if (hello.flags & PMEM_HA_HELLO_TAKE) {
+        c->generation = welcome.generation;
+    }
     qatomic_set(&c->export, e);
     pmem_ha_welcome_encode(&welcome, buf);
     m = (PmemHaMsg) {

@@ -120,18 +120,67 @@ static int bring_to_image(ReplicaExport *e, Error **errp)
     return EXPORT_OK;
 }
 
+/* TAKE was accepted, and the answer may have been lost.  Lock held. */
+static bool taken_by(ReplicaExport *e, uint64_t generation,
+                     const PmemHaHello *hello)
+{
+    return (hello->flags & PMEM_HA_HELLO_TAKE) && hello->instance &&
+           hello->instance == e->j->super.taker &&
+           generation + 1 == e->j->super.generation;
+}
+
+/* May a primary of @generation say HELLO?  Lock held. */
+static int check_peer(ReplicaExport *e, uint64_t generation,
+                      const PmemHaHello *hello, Error **errp)
+{
+    if (e->j->super.promoted || (generation < e->j->super.generation &&
+                                 !taken_by(e, generation, hello))) {
+        return EXPORT_FENCED;
+    }
+    return check_identity(e, hello, errp);
+}
+
+/* End the generation of a primary that handed over.  Lock held. */
+static int take(ReplicaExport *e, uint64_t generation,
+                const PmemHaHello *hello, Error **errp)
+{
+    JournalSuper s = e->j->super;
+
+    if (taken_by(e, generation, hello)) {
+        return EXPORT_OK;
+    }
+    if (!s.have_image || generation != s.generation ||
+        e->j->end.epoch > hello->captured) {
+        error_setg(errp, "export '%s' holds %s: epoch %" PRIu64 " of generation "
+                   "%" PRIu64 ", and what was handed over is epoch %" PRIu64
+                   " of generation %" PRIu64 "; use the newer guest, or give "
+                   "this one a new and empty replica", e->name,
+                   s.have_image ? "what is newer or of another lineage" :
+                   "no image", e->j->end.epoch, s.generation, hello->captured,
+                   generation);
+        return PMEM_HA_REFUSE_WENT_ON;
+    }
+    journal_push_history(&s, e->j->end.epoch);
+    s.generation++;
+    s.taker = hello->instance;
+    if (!journal_write_super(e->j, &s, true, errp)) {
+        return PMEM_HA_REFUSE_IO;
+    }
+    trace_pmem_replica_taken(e->name, s.generation, e->j->end.epoch);
+    pmem_ha_crash_point("taken");
+    return EXPORT_OK;
+}
+
 static int attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
                   const PmemHaHello *hello, PmemHaWelcome *welcome,
                   Error **errp)
 {
+    bool taking = hello->flags & PMEM_HA_HELLO_TAKE;
     int ret;
 
     QEMU_LOCK_GUARD(&e->lock);
 
-    if (e->j->super.promoted || generation < e->j->super.generation) {
-        return EXPORT_FENCED;
-    }
-    ret = check_identity(e, hello, errp);
+    ret = check_peer(e, generation, hello, errp);
     if (ret) {
         return ret;
     }
@@ -142,7 +191,8 @@ static int attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
         return PMEM_HA_REFUSE_DAMAGED;
     }
     while (e->conn) {
-        if (e->hello.instance != hello->instance &&
+        /* Whoever handed over may not be able to close its connection. */
+        if (e->hello.instance != hello->instance && !taking &&
             conn_silence_ms(e->conn) < SILENT_MS) {
             error_setg(errp, "export '%s' is in use by the primary at %s",
                        e->name, conn_peer(e->conn));
@@ -152,15 +202,19 @@ static int attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
         qemu_cond_wait(&e->attach_cond, &e->lock);
     }
     /* While waiting, the lock was free: what was checked may have changed. */
-    if (e->j->super.promoted || generation < e->j->super.generation) {
-        return EXPORT_FENCED;
-    }
-    ret = check_identity(e, hello, errp);
+    ret = check_peer(e, generation, hello, errp);
     if (ret) {
         return ret;
     }
     if (!journal_settle(e->j, errp)) {
         return PMEM_HA_REFUSE_IO;
+    }
+    if (taking) {
+        ret = take(e, generation, hello, errp);
+        if (ret) {
+            return ret;
+        }
+        generation = e->j->super.generation;
     }
     e->conn = c;
     e->hello = *hello;
@@ -464,6 +518,7 @@ static int commit_copy(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
         s.uuid = e->hello.uuid;
         s.slot = e->hello.slot;
         s.label_size = e->hello.label_size;
+        s.taker = s.generation == e->peer_generation ? s.taker : 0;
         s.generation = e->peer_generation;
         s.log_generation = e->peer_generation;
         s.applied = m->epoch;

@@ -28,6 +28,13 @@ uint64_t journal_new_salt(void)
     return salt;
 }
 
+void journal_push_history(JournalSuper *super, uint64_t epoch)
+{
+    memmove(&super->history[1], &super->history[0],
+            sizeof(super->history[0]) * (PMEM_HA_STATE_HISTORY - 1));
+    super->history[0] = (PmemHaLineage) { super->generation, epoch };
+}
+
 static void encode_super(const JournalSuper *s, uint8_t *buf)
 {
     size_t path_len = strlen(s->state_path);
@@ -55,6 +62,7 @@ static void encode_super(const JournalSuper *s, uint8_t *buf)
     stw_le_p(buf + 216, path_len);
     memcpy(buf + 218, s->state_path, path_len);
     stq_le_p(buf + 1248, s->log_generation);
+    stq_le_p(buf + 1256, s->taker);
     stl_le_p(buf + JOURNAL_SUPER_SIZE - 4,
              crc32c(0xffffffff, buf, JOURNAL_SUPER_SIZE - 4));
 }
@@ -84,6 +92,7 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
         .applied = ldq_le_p(buf + 72),
         .salt = ldq_le_p(buf + 80),
         .log_generation = ldq_le_p(buf + 1248),
+        .taker = ldq_le_p(buf + 1256),
     };
     memcpy(s->uuid.data, buf + 24, 16);
     for (i = 0; i < PMEM_HA_STATE_HISTORY; i++) {

@@ -31,7 +31,8 @@ typedef struct JournalSuper {
     bool promoted;
     bool image_is_copy;         /* the image is still named .copy */
     uint64_t generation;        /* from 1 */
-    uint64_t log_generation;    /* of the log; promotion does not change it */
+    uint64_t taker;             /* instance that began it by TAKE, or 0 */
+    uint64_t log_generation;    /* of the log; no change of ownership alters it */
     uint64_t applied;           /* last epoch in the image */
     uint64_t salt;
     PmemHaLineage history[PMEM_HA_STATE_HISTORY];
@@ -108,6 +109,9 @@ uint64_t journal_log_bytes(Journal *j);
 /* Replace the superblock durably.  @twice: in both slots. */
 bool journal_write_super(Journal *j, const JournalSuper *super, bool twice,
                          Error **errp);
+
+/* The generation of @super ends with @epoch. */
+void journal_push_history(JournalSuper *super, uint64_t epoch);
 
 /* A salt that nobody can guess. */
 uint64_t journal_new_salt(void);

@@ -132,10 +132,9 @@ static bool decide(ReplicaExport *e, const char *state_path, bool force,
         !check_damage(e, force, errp)) {
         return false;
     }
-    memmove(&s.history[1], &s.history[0],
-            sizeof(s.history[0]) * (PMEM_HA_STATE_HISTORY - 1));
-    s.history[0] = (PmemHaLineage) { s.generation, e->j->end.epoch };
+    journal_push_history(&s, e->j->end.epoch);
     s.generation++;
+    s.taker = 0;
     s.promoted = true;
     g_strlcpy(s.state_path, state_path, sizeof(s.state_path));
     return journal_write_super(e->j, &s, true, errp);

@@ -62,6 +62,35 @@ uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough)
     return bytes;
 }
 
+void pmem_ha_dirty_words(PmemHaDevice *s, uint64_t *words)
+{
+    unsigned long first = memory_region_get_ram_addr(s->mr) >>
+                          TARGET_PAGE_BITS;
+    unsigned long pages = s->size >> TARGET_PAGE_BITS;
+    DirtyMemoryBlocks *blocks;
+    unsigned long i;
+
+    RCU_READ_LOCK_GUARD();
+    blocks = qatomic_rcu_read(&ram_list.dirty_memory[DIRTY_MEMORY_PMEM_HA]);
+    for (i = 0; i < pages; i++) {
+        unsigned long page = first + i;
+
+        if (test_bit(page % DIRTY_MEMORY_BLOCK_SIZE,
+                     blocks->blocks[page / DIRTY_MEMORY_BLOCK_SIZE])) {
+            words[i / 64] |= 1ULL << i % 64;
+        }
+    }
+}
+
+void pmem_ha_mark_word(PmemHaDevice *s, uint64_t offset, uint64_t word)
+{
+    while (word) {
+        pmem_ha_mark_dirty(s, offset + ((uint64_t)ctz64(word) <<
+                                        TARGET_PAGE_BITS), TARGET_PAGE_SIZE);
+        word &= word - 1;
+    }
+}
+
 static void add_page(GArray *ranges, uint64_t offset)
 {
     PmemHaRange r = { offset, TARGET_PAGE_SIZE };
@@ -295,6 +324,7 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->capturing = false;
+        qemu_cond_broadcast(&s->settled);
         if (session != s->session) {
             /* What was true of the replica may be so no longer. */
             pmem_ha_put_back(s, e);

@@ -30,4 +30,16 @@ typedef void PmemHaClassData;
 #endif
 #endif
 
+/* Also of the modes of CPR; this one is none of the releases'. */
+#if PMEM_HA_QEMU >= 1002
+#define migrate_add_cpr_blocker(reasonp, errp)                          \
+    migrate_add_blocker_modes(reasonp, BIT(MIG_MODE_CPR_REBOOT) |       \
+                              BIT(MIG_MODE_CPR_TRANSFER) |              \
+                              BIT(MIG_MODE_CPR_EXEC), errp)
+#else
+#define migrate_add_cpr_blocker(reasonp, errp)                          \
+    migrate_add_blocker_modes(reasonp, errp, MIG_MODE_CPR_REBOOT,       \
+                              MIG_MODE_CPR_TRANSFER, -1)
+#endif
+
 #endif

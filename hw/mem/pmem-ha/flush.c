@@ -191,6 +191,33 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
     }
 }
 
+void pmem_ha_resubmit(PmemHaDevice *s, CPUState *cpu)
+{
+    PmemHaWaiter w = {
+        .cpu = cpu,
+        .target = UINT64_MAX,
+        .since_ns = get_clock(),
+    };
+
+    assert(bql_locked());
+
+    object_ref(OBJECT(cpu));
+    cpu->flush_blocked = true;
+    QEMU_LOCK_GUARD(&s->lock);
+    g_array_append_val(s->waiters, w);
+}
+
+void pmem_ha_aim_waiters_locked(PmemHaDevice *s)
+{
+    unsigned i;
+
+    for (i = 0; i < s->waiters->len; i++) {
+        g_array_index(s->waiters, PmemHaWaiter, i).target =
+            s->rec.captured + (s->capturing ? 2 : 1);
+    }
+    pmem_ha_kick_capture_locked(s);
+}
+
 void pmem_ha_forget_unplugged(PmemHaDevice *s)
 {
     unsigned i = 0;

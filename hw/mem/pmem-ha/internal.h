@@ -15,6 +15,7 @@
 #include "hw/mem/pmem-ha-wire.h"
 #include "crypto/tlscreds.h"
 #include "io/channel.h"
+#include "migration/vmstate.h"
 #include "qapi/qapi-types-pmem-ha.h"
 #include "qapi/qapi-types-pmem-replica.h"
 #include "qemu/lockable.h"
@@ -74,6 +75,22 @@ typedef struct PmemHaLink {
     uint64_t fenced_by;         /* generation of a FENCED, or 0 */
 } PmemHaLink;
 
+/*
+ * What the section of a stream says, see handover-vmstate.c; used by the thread
+ * that saves or loads, with the BQL.
+ */
+typedef struct PmemHaSection {
+    uint8_t uuid[16];
+    uint64_t size;
+    uint32_t slot;
+    uint64_t generation;
+    uint64_t captured;
+    uint64_t acked;
+    bool paused;                /* the guest is, until a flush is satisfied */
+    PmemHaLineage history[PMEM_HA_STATE_HISTORY];
+    uint64_t *dirty;            /* to be saved: a bit for each page */
+} PmemHaSection;
+
 struct PmemReplica {
     Object parent_obj;
 
@@ -114,7 +131,8 @@ struct PmemHaDevice {
     bool backing_is_pmem;
     uint8_t *staging;           /* mmap of staging_size bytes */
     uint64_t instance;
-    Error *migration_blocker;
+    Error *cpr_blocker;
+    NotifierWithReturn migration_notifier;
     Notifier exit_notifier;
     QTAILQ_ENTRY(PmemHaDevice) next;    /* BQL */
     bool realized_ha;
@@ -125,14 +143,19 @@ struct PmemHaDevice {
     QEMUTimer *beat_timer;      /* QEMU_CLOCK_REALTIME; NULL without replica */
     QEMUBH *settle_bh;          /* main loop looks at stop_vm and resume_vm */
     bool paused_by_us;
+    bool came_paused;           /* so it was where it came from */
     uint64_t lag_dirty;         /* see dirty_for_lag() */
     int64_t lag_next_ns;        /* get_clock() */
+    PmemHaSection section;
     VMChangeStateEntry *vmstate;
 
     QemuMutex lock;             /* a leaf; guards all that follows */
     QemuCond work;              /* for the replicator */
     QemuCond settled;           /* for those who wait for the replicator */
 
+    PmemHaRole role;            /* see docs/devel/pmem-ha-handover.rst */
+    bool loaded;                /* rec is from a stream, and not ours yet */
+    bool take;                  /* the next HELLO asks for the role */
     PmemHaState link_state;     /* all but stalled and lagging */
     PmemHaState shown;          /* last state announced */
     bool stalled;
@@ -203,6 +226,13 @@ void pmem_ha_release_locked(PmemHaDevice *s);
 /* Make sure that queued work is seen.  Any thread, lock not held. */
 void pmem_ha_wake_vcpus(void);
 
+/*
+ * A flush of @cpu waits that did so in the stream which is being loaded; for
+ * which epoch is said by pmem_ha_aim_waiters_locked().  BQL.
+ */
+void pmem_ha_resubmit(PmemHaDevice *s, CPUState *cpu);
+void pmem_ha_aim_waiters_locked(PmemHaDevice *s);
+
 /* A vCPU that was unplugged waits for nothing.  BQL. */
 void pmem_ha_forget_unplugged(PmemHaDevice *s);
 
@@ -249,6 +279,10 @@ void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length);
  * @enough.  Any thread.
  */
 uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough);
+/* Set the bits of the pages that are dirty: 64 of them in a word. */
+void pmem_ha_dirty_words(PmemHaDevice *s, uint64_t *words);
+/* Mark the pages of a word dirty whose first one is at @offset. */
+void pmem_ha_mark_word(PmemHaDevice *s, uint64_t offset, uint64_t word);
 /* Before the guest has run: nothing is dirty.  BQL. */
 void pmem_ha_clear_all(PmemHaDevice *s);
 
@@ -321,6 +355,25 @@ void pmem_ha_finish(PmemHaDevice *s);
 bool pmem_ha_bypass_forbid(PmemHaDevice *s, Error **errp);
 void pmem_ha_bypass_allow(void);
 
+/*
+ * handover.c: the role of primary passes to another QEMU, and back
+ */
+bool pmem_ha_handover_init(PmemHaDevice *s, Error **errp);
+void pmem_ha_handover_cleanup(PmemHaDevice *s);
+/* Whether no capability of migration is on that can not work.  BQL. */
+bool pmem_ha_check_capabilities(PmemHaDevice *s, Error **errp);
+/* Whether the role can be handed over now.  Lock held. */
+bool pmem_ha_may_hand_over_locked(PmemHaDevice *s, Error **errp);
+/* Commit nothing from now on; waits for a capture under way.  Lock held. */
+void pmem_ha_give_locked(PmemHaDevice *s);
+/* The guest is about to run here: ask the replica for the role.  Lock held. */
+void pmem_ha_take_locked(PmemHaDevice *s);
+/* The replica gave it, with @w.  Replicator thread, lock held. */
+bool pmem_ha_taken_locked(PmemHaDevice *s, const PmemHaWelcome *w,
+                          Error **errp);
+/* handover-vmstate.c */
+extern const VMStateDescription vmstate_pmem_ha;
+
 /* hint.c: the flush hint's MMIO page.  BQL. */
 bool pmem_ha_hint_add(PmemHaDevice *s, Error **errp);
 void pmem_ha_hint_remove(PmemHaDevice *s);
@@ -332,6 +385,8 @@ void pmem_ha_register(PmemHaDevice *s);
 void pmem_ha_unregister(PmemHaDevice *s);
 /* Whether @cpu must not run: a flush of it waits, or a device is fenced. */
 bool pmem_ha_cpu_waits(CPUState *cpu);
+/* Whether a flush of it to this device waits.  BQL. */
+bool pmem_ha_cpu_waits_for(PmemHaDevice *s, CPUState *cpu);
 /* Whether the vCPUs are held for an epoch of any device. */
 bool pmem_ha_any_direct_hold(void);
 /* The guest was told to stop: no device lets it go on by itself. */

@@ -242,7 +242,14 @@ bool pmem_ha_prove(PmemHaDevice *s, Error **errp)
         error_prepend(errp, "pmem-ha device '%s': ", s->name);
         return false;
     }
-    if (found) {
+    if (s->role == PMEM_HA_ROLE_INCOMING) {
+        /* Whatever it proves, the stream is about to overwrite that. */
+        memset(&s->rec, 0, sizeof(s->rec));
+        s->rec.generation = 1;
+        s->rec.size = s->size;
+        s->rec.uuid = nvdimm->uuid;
+        s->no_proof = "nothing, since no migration brought its content,";
+    } else if (found) {
         if (!check_record(s, errp)) {
             return false;
         }
@@ -438,6 +445,11 @@ void pmem_ha_finish(PmemHaDevice *s)
         warn_report("pmem-ha device '%s': memdev property discard-data=on has "
                     "emptied the backing file, promote the replica", s->name);
         disown(s);
+        return;
+    }
+    if (s->role != PMEM_HA_ROLE_PRIMARY) {
+        /* The stream has it all, and the state file says so already. */
+        pmem_ha_replicator_stop(s);
         return;
     }
     if (s->replica) {

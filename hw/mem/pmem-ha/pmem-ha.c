@@ -22,7 +22,6 @@
 #include "hw/mem/pc-dimm.h"
 #include "hw/qdev-properties.h"
 #include "hw/resettable.h"
-#include "migration/blocker.h"
 #include "qemu/sockets.h"
 #include "system/hostmem.h"
 #include "system/kvm.h"
@@ -138,11 +137,6 @@ static bool check_options(PmemHaDevice *s, Error **errp)
                    "verified yet", s->name);
         return false;
     }
-    if (s->replica && runstate_check(RUN_STATE_INMIGRATE)) {
-        error_setg(errp, "pmem-ha device '%s': property 'replica' can not be "
-                   "used with an incoming migration yet", s->name);
-        return false;
-    }
     if (s->state_path && (!object_property_find(backend, "mem-path") ||
                           !object_property_get_bool(backend, "share", NULL))) {
         error_setg(errp, "pmem-ha device '%s': property 'state-file' speaks "
@@ -209,7 +203,7 @@ static void stop_mirror(PmemHaDevice *s)
         s->replica->users--;
         s->tracking = false;
     }
-    migrate_del_blocker(&s->migration_blocker);
+    pmem_ha_handover_cleanup(s);
 }
 
 bool pmem_ha_waits_for_replica(PmemHaDevice *s)
@@ -222,9 +216,7 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
 {
     bool wait = pmem_ha_waits_for_replica(s);
 
-    error_setg(&s->migration_blocker, "pmem-ha device '%s' with a replica "
-               "can not be migrated yet", s->name);
-    if (migrate_add_blocker(&s->migration_blocker, errp) < 0) {
+    if (!pmem_ha_handover_init(s, errp)) {
         return false;
     }
     s->staging = mmap(NULL, s->staging_size, PROT_READ | PROT_WRITE,
@@ -282,6 +274,8 @@ static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
     if (s->replica) {
         s->export = g_strdup(s->replica->export ?: s->name);
         s->peer = socket_uri(s->replica->addr);
+        s->role = runstate_check(RUN_STATE_INMIGRATE) ?
+                  PMEM_HA_ROLE_INCOMING : PMEM_HA_ROLE_PRIMARY;
     }
     if (!check_options(s, errp) || !pmem_ha_lock_image(s, errp) ||
         !pmem_ha_prove(s, errp) || !pmem_ha_hint_add(s, errp)) {
@@ -427,6 +421,7 @@ static void pmem_ha_finalize(Object *obj)
     }
     pmem_ha_state_close(s->state_file);
     pmem_ha_epoch_free(s->epoch);
+    g_free(s->section.dirty);
     error_free(s->last_error);
     g_array_unref(s->waiters);
     g_free(s->name);
@@ -449,6 +444,7 @@ static void pmem_ha_class_init(ObjectClass *oc, PmemHaClassData *data)
     ResettableClass *rc = RESETTABLE_CLASS(oc);
 
     rc->phases.hold = pmem_ha_reset_hold;
+    dc->vmsd = &vmstate_pmem_ha;
     dc->desc = "NVDIMM whose flushes are mirrored to a replica";
     nvc->realize = pmem_ha_realize;
     nvc->unrealize = pmem_ha_unrealize;

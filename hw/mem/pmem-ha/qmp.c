@@ -35,20 +35,27 @@ void pmem_ha_unregister(PmemHaDevice *s)
     QTAILQ_REMOVE(&devices, s, next);
 }
 
+bool pmem_ha_cpu_waits_for(PmemHaDevice *s, CPUState *cpu)
+{
+    unsigned i;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    for (i = 0; i < s->waiters->len; i++) {
+        if (g_array_index(s->waiters, PmemHaWaiter, i).cpu == cpu) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool pmem_ha_cpu_waits(CPUState *cpu)
 {
     PmemHaDevice *s;
-    unsigned i;
 
     QTAILQ_FOREACH(s, &devices, next) {
-        QEMU_LOCK_GUARD(&s->lock);
-        if (s->link_state == PMEM_HA_STATE_FENCED) {
+        if (qatomic_read(&s->link_state) == PMEM_HA_STATE_FENCED ||
+            pmem_ha_cpu_waits_for(s, cpu)) {
             return true;
-        }
-        for (i = 0; i < s->waiters->len; i++) {
-            if (g_array_index(s->waiters, PmemHaWaiter, i).cpu == cpu) {
-                return true;
-            }
         }
     }
     return false;
@@ -93,7 +100,7 @@ static PmemHaInfo *info(PmemHaDevice *s)
 
     QEMU_LOCK_GUARD(&s->lock);
     i->id = g_strdup(s->name);
-    i->role = PMEM_HA_ROLE_PRIMARY;
+    i->role = s->role;
     i->state = pmem_ha_state_locked(s);
     i->mode = s->mode;
     i->ack = s->ack;

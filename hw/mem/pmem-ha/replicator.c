@@ -31,6 +31,7 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
         .captured = s->rec.captured,
         .acked = s->rec.acked,
         .instance = s->instance,
+        .flags = qatomic_read(&s->take) ? PMEM_HA_HELLO_TAKE : 0,
     };
     PmemHaMsg m = { .type = PMEM_HA_MSG_HELLO };
 
@@ -51,6 +52,14 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
     }
 
     QEMU_LOCK_GUARD(&s->lock);
+    if (s->role != PMEM_HA_ROLE_PRIMARY ||
+        !!(h.flags & PMEM_HA_HELLO_TAKE) != s->take) {
+        error_setg(errp, "the role of this primary changed");
+        return false;
+    }
+    if (s->take && !pmem_ha_taken_locked(s, &w, errp)) {
+        return false;
+    }
     verdict = pmem_ha_judge_locked(s, &w, errp);
     trace_pmem_ha_verdict(s->name, verdict, s->rec.generation,
                           s->rec.captured, s->rec.acked,
@@ -174,7 +183,7 @@ static void serve(PmemHaDevice *s, bool need_copy, Error **errp)
     qemu_mutex_unlock(&s->lock);
     pmem_ha_wake_vcpus();
     qemu_mutex_lock(&s->lock);
-    while (!s->quit) {
+    while (!s->quit && s->role == PMEM_HA_ROLE_PRIMARY) {
         if (s->epoch_ready) {
             PmemHaEpoch *e = s->epoch;
 
@@ -207,6 +216,7 @@ static bool refused_for_good(PmemHaDevice *s)
     case PMEM_HA_REFUSE_SLOT:
     case PMEM_HA_REFUSE_LABEL_SIZE:
     case PMEM_HA_REFUSE_UUID:
+    case PMEM_HA_REFUSE_WENT_ON:
         return true;
     default:
         return false;
@@ -218,6 +228,11 @@ static void link_lost(PmemHaDevice *s, Error *err)
     bool was_connected;
 
     QEMU_LOCK_GUARD(&s->lock);
+    if (s->role == PMEM_HA_ROLE_HANDED_OVER) {
+        error_free(err);
+        err = NULL;
+        error_setg(&err, "handed over by a migration");
+    }
     was_connected = s->link_ready;
     s->link_ready = false;
     s->session++;
@@ -250,6 +265,32 @@ static void link_lost(PmemHaDevice *s, Error *err)
     qemu_cond_broadcast(&s->settled);
 }
 
+/*
+ * Whoever writes to the replica now, it is not us.  An incoming device looks
+ * once whether the replica is there.  Returns whether to connect.
+ */
+static bool wait_for_role(PmemHaDevice *s, Error **errp)
+{
+    bool incoming;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        while (!s->quit && (s->role == PMEM_HA_ROLE_HANDED_OVER ||
+                            (s->role == PMEM_HA_ROLE_INCOMING && s->greeted))) {
+            qemu_cond_wait(&s->work, &s->lock);
+        }
+        incoming = s->role == PMEM_HA_ROLE_INCOMING;
+        if (s->quit) {
+            return false;
+        }
+    }
+    if (incoming && pmem_ha_link_open(s, errp)) {
+        QEMU_LOCK_GUARD(&s->lock);
+        s->greeted = true;
+        qemu_cond_broadcast(&s->settled);
+    }
+    return !incoming;
+}
+
 static void *replicator(void *opaque)
 {
     PmemHaDevice *s = opaque;
@@ -259,7 +300,8 @@ static void *replicator(void *opaque)
         Error *err = NULL;
         bool need_copy = false;
 
-        if (pmem_ha_link_open(s, &err) && handshake(s, &need_copy, &err)) {
+        if (wait_for_role(s, &err) && pmem_ha_link_open(s, &err) &&
+            handshake(s, &need_copy, &err)) {
             serve(s, need_copy, &err);
         }
         link_lost(s, err);

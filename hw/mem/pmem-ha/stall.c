@@ -12,6 +12,7 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-misc.h"
 #include "qapi/qapi-events-pmem-ha.h"
 #include "hw/core/cpu.h"
 #include "system/runstate.h"
@@ -81,6 +82,11 @@ static void pmem_ha_stall_tick(void *opaque)
     pmem_ha_forget_unplugged(s);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         waiting = s->waiters->len;
+        if (s->stalled && s->paused_by_us && s->loaded &&
+            runstate_check(RUN_STATE_IO_ERROR)) {
+            /* Paused where it came from; it goes on here when it can. */
+            pmem_ha_take_locked(s);
+        }
         age = oldest_wait_ms_locked(s);
         /*
          * With vCPUs held for an epoch that is being sent, of whichever device,
@@ -118,6 +124,23 @@ void pmem_ha_stall_arm(PmemHaDevice *s)
     }
 }
 
+static void go_on(PmemHaDevice *s)
+{
+    Error *err = NULL;
+
+    if (!s->came_paused) {
+        vm_start();
+        return;
+    }
+    /* Its disks are not active yet, as after any incoming migration. */
+    s->came_paused = false;
+    qmp_cont(&err);
+    if (err) {
+        error_reportf_err(err, "pmem-ha device '%s': the guest can not go on: ",
+                          s->name);
+    }
+}
+
 static void pmem_ha_settle_bh(void *opaque)
 {
     PmemHaDevice *s = opaque;
@@ -142,7 +165,7 @@ static void pmem_ha_settle_bh(void *opaque)
         s->paused_by_us = false;
         /* Unless somebody wants it stopped, or put it into another state. */
         if (runstate_check(RUN_STATE_IO_ERROR) && !vm_get_stop_asked()) {
-            vm_start();
+            go_on(s);
         }
     }
 }
@@ -162,6 +185,9 @@ static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         fenced = s->link_state == PMEM_HA_STATE_FENCED;
+        if (running && !fenced) {
+            pmem_ha_take_locked(s);
+        }
     }
     if (running && fenced) {
         CPUState *cpu;

@@ -228,7 +228,7 @@ bool pmem_ha_wire_check_payload(const PmemHaMsg *m, const void *payload,
 
 /*
  * HELLO: uuid(16) size(8) label_size(8) slot(4) ack(4) captured(8) acked(8)
- * instance(8) name_len(4) zero(4), then the name.
+ * instance(8) name_len(4) flags(4), then the name.
  */
 size_t pmem_ha_hello_encode(const PmemHaHello *h, uint8_t *buf)
 {
@@ -243,7 +243,7 @@ size_t pmem_ha_hello_encode(const PmemHaHello *h, uint8_t *buf)
     stq_le_p(buf + 48, h->acked);
     stq_le_p(buf + 56, h->instance);
     stl_le_p(buf + 64, n);
-    stl_le_p(buf + 68, 0);
+    stl_le_p(buf + 68, h->flags);
     memcpy(buf + PMEM_HA_HELLO_FIXED, h->name, n);
     return PMEM_HA_HELLO_FIXED + n;
 }
@@ -272,7 +272,7 @@ bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
         return false;
     }
     n = len - PMEM_HA_HELLO_FIXED;
-    if (ldl_le_p(buf + 64) != n || ldl_le_p(buf + 68) != 0 ||
+    if (ldl_le_p(buf + 64) != n ||
         !name_is_clean(buf + PMEM_HA_HELLO_FIXED, n)) {
         error_setg(errp, "protocol error: HELLO with a malformed export name");
         return false;
@@ -286,6 +286,7 @@ bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
     h->captured = ldq_le_p(buf + 40);
     h->acked = ldq_le_p(buf + 48);
     h->instance = ldq_le_p(buf + 56);
+    h->flags = ldl_le_p(buf + 68);
     memcpy(h->name, buf + PMEM_HA_HELLO_FIXED, n);
 
     if (h->size == 0 || h->size > INT64_MAX ||
@@ -308,6 +309,11 @@ bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
     if (h->ack >= PMEM_HA_ACK__MAX) {
         error_setg(errp, "protocol error: HELLO asks for the unknown ack "
                    "level %" PRIu32, h->ack);
+        return false;
+    }
+    if (h->flags & ~PMEM_HA_HELLO_TAKE) {
+        error_setg(errp, "protocol error: HELLO with unknown flags 0x%" PRIx32,
+                   h->flags & ~PMEM_HA_HELLO_TAKE);
         return false;
     }
     if (h->acked > h->captured) {

@@ -83,6 +83,9 @@ typedef enum PmemHaMsgType {
 #define PMEM_HA_FLAG_ZERO            (1u << 0)  /* DATA */
 #define PMEM_HA_FLAG_COMPLETES_COPY  (1u << 1)  /* BEGIN and COMMIT */
 
+/* In HELLO's payload: the generation ends, its image was handed over to us. */
+#define PMEM_HA_HELLO_TAKE           (1u << 0)
+
 typedef enum PmemHaRefusal {
     PMEM_HA_REFUSE_PROTOCOL = 1,   /* malformed or out of order */
     PMEM_HA_REFUSE_NO_EXPORT,      /* no export of that name */
@@ -94,6 +97,7 @@ typedef enum PmemHaRefusal {
     PMEM_HA_REFUSE_DAMAGED,        /* the journal is; operator needed */
     PMEM_HA_REFUSE_NO_SPACE,       /* journal or image file system full */
     PMEM_HA_REFUSE_IO,             /* any other I/O error */
+    PMEM_HA_REFUSE_WENT_ON,        /* newer than what was handed over */
     PMEM_HA_REFUSE__MAX
 } PmemHaRefusal;
 
@@ -125,7 +129,8 @@ typedef struct PmemHaHello {
     uint32_t ack;                  /* PmemHaAckLevel that is asked for */
     uint64_t captured;             /* last epoch captured, 0: none */
     uint64_t acked;                /* last epoch acknowledged, 0: none */
-    uint64_t instance;             /* random, per run of the primary */
+    uint64_t instance;             /* random, not 0; per run of the primary */
+    uint32_t flags;                /* PMEM_HA_HELLO_* */
     char name[PMEM_HA_WIRE_MAX_NAME + 1];   /* of the export */
 } PmemHaHello;
 

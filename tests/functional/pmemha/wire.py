@@ -175,18 +175,21 @@ class Client:
         return m
 
     def hello(self, generation=1, name='pm0', uuid=None, size=0, label_size=0,
-              slot=0, ack=JOURNALED, captured=0, acked=0, instance=1):
+              slot=0, ack=JOURNALED, captured=0, acked=0, instance=1,
+              take=False):
         """Returns (have_image, generation, epoch) of the replica."""
         self.generation = generation
         raw = name.encode()
         uuid = uuid or uuidlib.UUID(int=0x1234)
         payload = uuid.bytes + struct.pack(
             '<QQIIQQQII', size, label_size, slot, ack, captured, acked,
-            instance, len(raw), 0) + raw
+            instance, len(raw), int(take)) + raw
         self.send(Msg(HELLO, 0, generation, payload=payload))
         m = self.recv()
         assert m.type == WELCOME, m.type
         have, _, gen, epoch = struct.unpack('<IIQQ', m.payload)
+        if take:
+            self.generation = gen
         return bool(have), gen, epoch
 
     def copy_messages(self, image, chunk=16 * PAGE):
