@@ -3,15 +3,28 @@
 """
 A guest that flushes moves to another QEMU, by each way that there is, and its
 mirror goes with it: docs/devel/pmem-ha-handover.rst.
+
+    test_handover.py [--seed N] [--rounds N] [PATTERN]
 """
 
 import os
+import random
 import signal
 import socket
+import subprocess
 import threading
+from collections import Counter
 
-from pmemha import main, scaled
-from pmemha.migrate import SIZE, MigrationTest, set_caps, set_params
+from pmemha import ChannelClosed, main, program, scaled
+from pmemha.device import PMEM_BASE
+from pmemha.devicetest import DeviceTest
+from pmemha.options import option
+from pmemha.migrate import CMD, SIZE, MigrationTest, set_caps, set_params
+
+DISK = ('-blockdev', 'qcow2,node-name=disk,file.driver=file,'
+        'file.filename=disk.qcow2')
+ROUNDS = option('rounds', 16)
+SEED = option('seed', random.SystemRandom().randrange(1 << 32))
 
 
 class Matrix(MigrationTest):
@@ -169,11 +182,16 @@ class Role(MigrationTest):
         s.bind(f'{self.work.dir}/{name}')
         s.listen(1)
         got = []
+        end = threading.Event()
 
         def run():
             c, _ = s.accept()
-            while size is None or sum(got) < size:
-                n = len(c.recv(1 << 16))
+            c.settimeout(0.1)
+            while (size is None or sum(got) < size) and not end.is_set():
+                try:
+                    n = len(c.recv(1 << 16))
+                except TimeoutError:
+                    continue
                 got.append(n)
                 if not n:
                     break
@@ -182,7 +200,7 @@ class Role(MigrationTest):
         t = threading.Thread(target=run, daemon=True)
         t.start()
         self.addCleanup(s.close)
-        return t, got
+        return t, got, end
 
     def test_destination_lost_at_each_part(self):
         """
@@ -191,7 +209,7 @@ class Role(MigrationTest):
         """
         src = self.source()
         set_caps(src, return_path=True)
-        t, got = self.sink('probe', None)
+        t, got, _ = self.sink('probe', None)
         src.qmp.cmd('migrate', uri='unix:probe')
         # It waits for an answer that never comes, with all that it had said.
         src.qmp.poll('query-migrate', lambda i: i.get('status') == 'device',
@@ -207,9 +225,16 @@ class Role(MigrationTest):
         gave = 0
         for n, part in enumerate((0.0, 0.3, 0.9, 0.99, 0.999, 0.9999, 0.99999,
                                   1.0)):
-            self.sink(f'cut{n}', int(whole * part))
+            _, _, end = self.sink(f'cut{n}', int(whole * part))
             src.qmp.cmd('migrate', uri=f'unix:cut{n}')
+            # This stream may be shorter: then it is cut behind its end.
+            info = src.qmp.poll(
+                'query-migrate', lambda i: i.get('status') == 'failed' or
+                (i.get('status') == 'device' and
+                 self.pmem_ha(src)['role'] == 'handed-over'), scaled(30))
+            end.set()
             self.wait_migration(src, 'failed')
+            self.assertIn(info['status'], ('failed', 'device'))
             src.qmp.poll('query-status', lambda s: s['running'], scaled(20))
             self.runs(src, 5)
             now = self.pmem_ha(src)['generation']
@@ -289,6 +314,51 @@ class Role(MigrationTest):
         self.assertIn('was promoted to generation 2', said)
         self.judge()
 
+    def test_source_started_again(self):
+        """By an operator, from its files, as if there was no migration"""
+        src, dst = self.source(), self.destination()
+        self.migrate(src)
+        self.wait_migration(dst)
+        src.kill()
+        again = self.guest('again', cmd=f'{CMD} area=32')
+        for what in ('img', 'state'):
+            os.rename(self.work.path(f'src.{what}'),
+                      self.work.path(f'again.{what}'))
+        self.touch('again')
+        again.start()
+        again.out.wait_for('^A 0 20$', 60)
+        self.guests.remove(src)
+        self.guests.remove(again)
+        dst.qmp.cmd('cont')
+        self.wait_info(dst, state='failed')
+        self.assertIn('what was handed over is epoch',
+                      self.pmem_ha(dst)['last-error'])
+        again.out.wait_for('^A 0 ', 60)
+        self.assertEqual(self.pmem_ha(again)['state'], 'in-sync')
+
+    def touch(self, name):
+        """A renamed file has changed; the state file says when for sure."""
+        os.utime(self.work.path(f'{name}.state'))
+
+    def test_welcome_lost(self):
+        """The replica ends after it gave the role, before it says so."""
+        src, dst = self.source(), self.destination()
+        self.migrate(src)
+        self.wait_migration(dst)
+        self.r.kill()
+        self.r = self.replica('back', size=SIZE, listen=self.r.address)
+        self.r.env = dict(os.environ, PMEM_HA_CRASH_AT='taken')
+        self.r.start()
+        dst.qmp.cmd('cont')
+        self.assertEqual(self.r.wait(20), 99)
+        self.r = self.replica('back2', size=SIZE, listen=self.r.address)
+        self.r.start()
+        self.runs(dst)
+        self.assertEqual(self.pmem_ha(dst)['generation'], 2)
+        src.qmp.cmd('cont')
+        self.wait_info(src, state='fenced')
+        self.judge()
+
     def test_promoted_meanwhile(self):
         src, dst = self.source(), self.destination()
         self.migrate(src)
@@ -309,6 +379,208 @@ class Role(MigrationTest):
         self.r = self.replica('back', size=SIZE, listen=self.r.address).start()
         self.runs(dst)
         self.judge()
+
+
+class Kill(MigrationTest):
+    """
+    Either end is killed when so many bytes of the stream have passed: of all
+    of it, or after the head of the section of our device.
+    """
+
+    timeout = 900
+
+    def proxy(self, name, to, size, victim, mark=b''):
+        """
+        Pass on what comes up to `mark`, and `size` bytes more; then kill.
+        Returns the thread and [bytes that were passed].
+        """
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(f'{self.work.dir}/{name}')
+        s.listen(1)
+        self.addCleanup(s.close)
+        passed = [0]
+
+        def back(src, dst):
+            try:
+                while data := src.recv(1 << 16):
+                    dst.sendall(data)
+            except OSError:
+                pass
+
+        def run():
+            a, _ = s.accept()
+            b = socket.socket(socket.AF_UNIX)
+            b.connect(f'{self.work.dir}/{to}')
+            threading.Thread(target=back, args=(b, a), daemon=True).start()
+            left = None if mark else size
+            seen = b''
+            try:
+                while left != 0:
+                    # In small steps: the mark may be anywhere in them.
+                    data = a.recv(min(512, left or 512))
+                    if not data:
+                        break
+                    b.sendall(data)
+                    passed[0] += len(data)
+                    if left is not None:
+                        left -= len(data)
+                        continue
+                    seen = seen[-len(mark):] + data
+                    if mark in seen:
+                        left = size
+            except OSError:
+                pass
+            if victim and left == 0:
+                victim.signal(signal.SIGKILL)
+            for end in (a, b):
+                try:
+                    # close() alone waits for the thread that reads.
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                end.close()
+
+        t = threading.Thread(target=run, daemon=True)
+        t.start()
+        return t, passed
+
+    def go(self, n, size, kill_source, mark=b''):
+        """One migration; (who went on, bytes that passed)"""
+        src = self.source()
+        # An end that is lost is noticed by both.
+        set_caps(src, return_path=True)
+        dst = self.destination(name=f'dst{n}', paused=False)
+        victim = None if size is None else src if kill_source else dst
+        t, passed = self.proxy(f'p{n}', f'dst{n}.mig', size or 1 << 40,
+                               victim, mark)
+        src.qmp.cmd('migrate', uri=f'unix:p{n}')
+        t.join(scaled(60))
+        self.assertFalse(t.is_alive())
+        if victim is src:
+            src.kill()
+            try:
+                dst.out.wait_seen('^A ', 60)
+                heir = dst
+            except ChannelClosed:
+                heir = None
+        elif victim is dst:
+            dst.kill()
+            info = src.qmp.poll('query-migrate', lambda i: i.get('status') in
+                                ('completed', 'failed'), scaled(60))
+            if info['status'] == 'completed':
+                src.qmp.cmd('cont')
+            heir = src
+        else:
+            heir = dst
+        if heir:
+            self.runs(heir, 5)
+        self.judge()
+        self.anew(n)
+        return 'nobody' if not heir else 'source' if heir is src else \
+            'destination', passed[0]
+
+    def test_kill_at_a_byte(self):
+        self.diag(f'seed {SEED}, {ROUNDS} rounds')
+        _, whole = self.go('all', None, False)
+        who = Counter()
+        for n in range(ROUNDS):
+            rng = random.Random(SEED + n)
+            # What comes after our section is as long as that of a small guest.
+            mark, size = (b'', rng.randrange(1, whole * 3 // 4)) \
+                if n % 4 == 0 else (b'\x07pmem-ha', 1 + rng.randrange(
+                    250 if n % 4 < 3 else 20000))
+            with self.subTest(f'kill {n} of seed {SEED}, {size} bytes after '
+                              f'{mark or "the start"}'):
+                who[self.go(n, size, n // 2 % 2, mark)[0]] += 1
+        self.diag(f'{ROUNDS} kills in streams of {whole} bytes, 0 lost; the '
+                  f'guest went on at: {dict(who)}')
+
+
+class Snapshot(DeviceTest):
+    """savevm gives nothing away, and the replica gets the same instant."""
+
+    def test_epoch(self):
+        make_disk(self.work)
+        q = self.machine().add(*DISK).start()
+        q.settle()
+        before = q.query()['epoch-acked']
+        q.writeq(PMEM_BASE, 77)         # no flush
+        self.assertEqual(q.hmp('savevm one', 30), '')
+        info = q.settle()
+        self.assertEqual(info['epoch-acked'], before + 1)
+        self.assertEqual((info['role'], info['generation']), ('primary', 1))
+        q.kill()
+        self.assertEqual(int.from_bytes(self.promoted()[:8], 'little'), 77)
+
+    def test_of_a_mirrored_device_alone(self):
+        """After a promotion, an older snapshot can still be loaded."""
+        make_disk(self.work)
+        q = self.machine().add(*DISK).start()
+        q.settle()
+        q.writeq(PMEM_BASE, 1)
+        self.assertEqual(q.hmp('savevm one', 30), '')
+        q.kill()
+        q = self.machine('alone', back='q.img', replica=None,
+                         state=None).add(*DISK).start()
+        self.assertEqual(q.hmp('loadvm one', 30), '')
+        self.assertEqual(q.mem.readq(PMEM_BASE), 1)
+
+
+class RunningSnapshot(MigrationTest):
+
+    def test_there_and_back(self):
+        make_disk(self.work)
+        g = self.source(*DISK)
+        self.assertEqual(g.hmp('savevm one', 30), '')
+        saved = g.acks()[0]
+        self.runs(g)
+        self.assertEqual(self.pmem_ha(g)['generation'], 1)
+        self.assertEqual(g.hmp('loadvm one', 30), '')
+        back = int(g.out.wait_for('^A 0 ([0-9]+)$', 30)[1])
+        while back > saved + 2:         # lines from before
+            back = int(g.out.wait_for('^A 0 ([0-9]+)$', 30)[1])
+        self.runs(g)
+        self.assertEqual(g.quit(), 0)
+        with open(self.work.path('src.img'), 'rb') as f:
+            memory = f.read()
+        with open(self.r.ctl('promote')['mem-path'], 'rb') as f:
+            self.assertTrue(f.read() == memory)
+
+    def test_pending_flush(self):
+        """The snapshot has it, and it waits again after loadvm."""
+        make_disk(self.work)
+        g = self.source(*DISK)
+        self.r.signal(signal.SIGSTOP)
+        self.wait_info(g, state='stalled')
+        g.qmp.poll('query-pmem-ha', lambda i: i[0]['flushes-waiting'] == 2,
+                   scaled(20))
+        acks = g.acks()
+        self.assertEqual(g.hmp('savevm one', 30), '')
+        self.r.signal(signal.SIGCONT)
+        self.runs(g)
+        self.r.signal(signal.SIGSTOP)
+        self.wait_info(g, state='stalled')
+        self.assertEqual(g.hmp('loadvm one', 30), '')
+        self.assertEqual(self.pmem_ha(g)['flushes-waiting'], 2)
+        lines = len(g.out.text_lines())
+        self.r.signal(signal.SIGCONT)
+        g.qmp.poll('query-pmem-ha', lambda i: not i[0]['flushes-waiting'],
+                   scaled(30))
+        if not g.qmp.cmd('query-status')['running']:
+            g.qmp.cmd('cont')
+        self.runs(g)
+        self.assertIn(f'A 0 {acks[0] + 1}', g.out.text_lines()[lines:])
+        self.assertEqual(g.quit(), 0)
+        with open(self.work.path('src.img'), 'rb') as f:
+            memory = f.read()
+        with open(self.r.ctl('promote')['mem-path'], 'rb') as f:
+            self.assertTrue(f.read() == memory)
+
+
+def make_disk(work):
+    subprocess.run([program('QEMU_IMG'), 'create', '-q', '-f', 'qcow2',
+                    'disk.qcow2', '1G'], cwd=work.dir, check=True,
+                   timeout=scaled(20))
 
 
 class Flush(MigrationTest):

@@ -171,17 +171,19 @@ class Libvirt(TestCase):
                           'info pmem-ha').stdout
         self.assertIn('pm0', text)
 
-        # What would lose the mirror is refused, and the guest goes on.
-        run = self.virsh('save', 'pmem-ha', INSIDE + '/saved', check=False)
-        self.assertNotEqual(run.returncode, 0)
-        self.assertIn('pmem-ha', run.stderr)
+        # The mirror is handed over to the file, and taken back from it.
+        self.virsh('save', 'pmem-ha', INSIDE + '/saved', timeout=40)
+        self.assertEqual(self.virsh('list', '--name').stdout.strip(), '')
+        self.virsh('restore', INSIDE + '/saved', timeout=40)
+        info = self.wait_in_sync()
+        self.assertEqual((info['role'], info['generation']), ('primary', 2))
         self.assertEqual(self.virsh('domstate', 'pmem-ha').stdout.strip(),
                          'running')
 
         self.virsh('destroy', 'pmem-ha')
         self.assertEqual(self.virsh('list', '--name').stdout.strip(), '')
         exports = r.qmp.cmd('query-pmem-replica')
-        self.assertEqual(exports[0]['generation'], 1)
+        self.assertEqual(exports[0]['generation'], 2)
         self.diag('libvirt ' + self.virsh('--version').stdout.strip())
 
 

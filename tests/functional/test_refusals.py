@@ -319,48 +319,6 @@ class Mismatch(DeviceTest):
                    'give it the same label-size', **{'label-size': 128 << 10})
 
 
-class Migration(DeviceTest):
-
-    BLOCKED = "pmem-ha device 'pm0' with a replica can not be migrated yet"
-
-    def test_migrate(self):
-        q = self.primary()
-        for mode in ('normal', 'cpr-reboot'):
-            with self.subTest(mode):
-                q.qmp.cmd('migrate-set-parameters', mode=mode)
-                self.qmp_refuses(lambda: q.qmp.cmd(
-                    'migrate', uri='exec:cat >/dev/null'), self.BLOCKED)
-        self.assertEqual(q.query()['state'], 'in-sync')
-
-    def test_snapshot(self):
-        subprocess.run([program('QEMU_IMG'), 'create', '-q', '-f', 'qcow2',
-                        'disk.qcow2', '16M'], cwd=self.work.dir, check=True,
-                       timeout=scaled(20))
-        q = self.machine().add(
-            '-blockdev', 'qcow2,node-name=disk,file.driver=file,'
-            'file.filename=disk.qcow2').start()
-        q.settle()
-        self.assertIn(self.BLOCKED, q.hmp('savevm one'))
-        q.qmp.raw_cmd('snapshot-save', {
-            'job-id': 'save', 'tag': 'two', 'vmstate': 'disk',
-            'devices': ['disk']})
-        job, = q.qmp.poll('query-jobs', lambda jobs: all(
-            j['status'] == 'concluded' for j in jobs), scaled(20))
-        self.assertIn(self.BLOCKED, job['error'])
-        self.assertIn('There is no snapshot', q.hmp('info snapshots'))
-
-    def test_incoming(self):
-        texts = ("pmem-ha device 'pm0'", "property 'replica' can not be used "
-                 'with an incoming migration yet')
-        self.refused(self.machine('cold').add('-incoming', 'defer'), *texts)
-        q = self.bare('hot', extra=['-incoming', 'defer']).start()
-        self.qmp_refuses(lambda: self.plug(q), *texts)
-
-    def test_only_migratable(self):
-        self.refused(self.machine('cold').add('-only-migratable'),
-                     '--only-migratable', self.BLOCKED)
-
-
 class Peer(TestCase):
     """What is at the replica's address is not what should be there."""
 

@@ -133,11 +133,30 @@ static bool taken_by(ReplicaExport *e, uint64_t generation,
 static int check_peer(ReplicaExport *e, uint64_t generation,
                       const PmemHaHello *hello, Error **errp)
 {
-    if (e->j->super.promoted || (generation < e->j->super.generation &&
-                                 !taken_by(e, generation, hello))) {
+    const JournalSuper *s = &e->j->super;
+    int ret;
+
+    if (s->promoted || (generation < s->generation &&
+                        !taken_by(e, generation, hello))) {
         return EXPORT_FENCED;
     }
-    return check_identity(e, hello, errp);
+    ret = check_identity(e, hello, errp);
+    if (ret || !(hello->flags & PMEM_HA_HELLO_TAKE) ||
+        taken_by(e, generation, hello)) {
+        return ret;
+    }
+    if (!s->have_image || generation != s->generation ||
+        e->j->end.epoch > hello->captured) {
+        error_setg(errp, "export '%s' holds %s: epoch %" PRIu64 " of generation "
+                   "%" PRIu64 ", and what was handed over is epoch %" PRIu64
+                   " of generation %" PRIu64 "; use the newer guest, or give "
+                   "this one a new and empty replica", e->name,
+                   s->have_image ? "what is newer or of another lineage" :
+                   "no image", e->j->end.epoch, s->generation, hello->captured,
+                   generation);
+        return PMEM_HA_REFUSE_WENT_ON;
+    }
+    return EXPORT_OK;
 }
 
 /* End the generation of a primary that handed over.  Lock held. */
@@ -148,17 +167,6 @@ static int take(ReplicaExport *e, uint64_t generation,
 
     if (taken_by(e, generation, hello)) {
         return EXPORT_OK;
-    }
-    if (!s.have_image || generation != s.generation ||
-        e->j->end.epoch > hello->captured) {
-        error_setg(errp, "export '%s' holds %s: epoch %" PRIu64 " of generation "
-                   "%" PRIu64 ", and what was handed over is epoch %" PRIu64
-                   " of generation %" PRIu64 "; use the newer guest, or give "
-                   "this one a new and empty replica", e->name,
-                   s.have_image ? "what is newer or of another lineage" :
-                   "no image", e->j->end.epoch, s.generation, hello->captured,
-                   generation);
-        return PMEM_HA_REFUSE_WENT_ON;
     }
     journal_push_history(&s, e->j->end.epoch);
     s.generation++;

@@ -184,7 +184,8 @@ static bool hand_over_locked(PmemHaDevice *s, Error **errp)
 static int pmem_ha_pre_save(void *opaque)
 {
     PmemHaDevice *s = opaque;
-    bool snapshot = runstate_check(RUN_STATE_SAVE_VM);
+    /* savevm; the run state does not tell when the guest was paused. */
+    bool snapshot = !migration_thread_is_self();
     Error *err = NULL;
 
     if (!pmem_ha_check_capabilities(s, &err)) {

@@ -124,7 +124,10 @@ void pmem_ha_give_locked(PmemHaDevice *s)
     s->link_ready = false;
     pmem_ha_link_shutdown_locked(s);
     qemu_cond_broadcast(&s->work);
-    /* Of this device's captures one may be in its exclusive section. */
+    /*
+     * Of this device's captures one may be in its exclusive section.  Waiting
+     * for it with the BQL is safe with TCG only, whose bits are taken without.
+     */
     while (s->capturing) {
         qemu_cond_timedwait(&s->settled, &s->lock, 10);
     }

@@ -307,6 +307,10 @@ static void test_hello(void)
     g_assert_cmpuint(len, ==, PMEM_HA_HELLO_FIXED + 3);
     g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
     g_assert_cmpmem(&h, sizeof(h), &d, sizeof(d));
+    h.flags = PMEM_HA_HELLO_TAKE;
+    pmem_ha_hello_encode(&h, buf);
+    g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
+    g_assert_cmpuint(d.flags, ==, PMEM_HA_HELLO_TAKE);
 
     for (i = 0; i < len; i++) {
         Error *err = NULL;
@@ -330,6 +334,9 @@ static void test_hello(void)
     h = good_hello();
     h.acked = 11;
     bad_hello(&h, "acknowledged");
+    h = good_hello();
+    h.flags = PMEM_HA_HELLO_TAKE << 1;
+    bad_hello(&h, "flags");
     h = good_hello();
     h.name[0] = '\n';
     bad_hello(&h, "name");
