@@ -11,18 +11,13 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import threading
 from collections import Counter
 
-from pmemha import ChannelClosed, main, program, scaled
-from pmemha.device import PMEM_BASE
-from pmemha.devicetest import DeviceTest
+from pmemha import ChannelClosed, main, scaled
 from pmemha.options import option
 from pmemha.migrate import CMD, SIZE, MigrationTest, set_caps, set_params
 
-DISK = ('-blockdev', 'qcow2,node-name=disk,file.driver=file,'
-        'file.filename=disk.qcow2')
 ROUNDS = option('rounds', 16)
 SEED = option('seed', random.SystemRandom().randrange(1 << 32))
 
@@ -376,7 +371,8 @@ class Role(MigrationTest):
         self.r.kill()
         dst.qmp.cmd('cont')
         self.wait_info(dst, state='stalled')
-        self.r = self.replica('back', size=SIZE, listen=self.r.address).start()
+        self.r = self.replica('back', size=SIZE, listen=self.r.address)
+        self.r.start()
         self.runs(dst)
         self.judge()
 
@@ -494,93 +490,6 @@ class Kill(MigrationTest):
                 who[self.go(n, size, n // 2 % 2, mark)[0]] += 1
         self.diag(f'{ROUNDS} kills in streams of {whole} bytes, 0 lost; the '
                   f'guest went on at: {dict(who)}')
-
-
-class Snapshot(DeviceTest):
-    """savevm gives nothing away, and the replica gets the same instant."""
-
-    def test_epoch(self):
-        make_disk(self.work)
-        q = self.machine().add(*DISK).start()
-        q.settle()
-        before = q.query()['epoch-acked']
-        q.writeq(PMEM_BASE, 77)         # no flush
-        self.assertEqual(q.hmp('savevm one', 30), '')
-        info = q.settle()
-        self.assertEqual(info['epoch-acked'], before + 1)
-        self.assertEqual((info['role'], info['generation']), ('primary', 1))
-        q.kill()
-        self.assertEqual(int.from_bytes(self.promoted()[:8], 'little'), 77)
-
-    def test_of_a_mirrored_device_alone(self):
-        """After a promotion, an older snapshot can still be loaded."""
-        make_disk(self.work)
-        q = self.machine().add(*DISK).start()
-        q.settle()
-        q.writeq(PMEM_BASE, 1)
-        self.assertEqual(q.hmp('savevm one', 30), '')
-        q.kill()
-        q = self.machine('alone', back='q.img', replica=None,
-                         state=None).add(*DISK).start()
-        self.assertEqual(q.hmp('loadvm one', 30), '')
-        self.assertEqual(q.mem.readq(PMEM_BASE), 1)
-
-
-class RunningSnapshot(MigrationTest):
-
-    def test_there_and_back(self):
-        make_disk(self.work)
-        g = self.source(*DISK)
-        self.assertEqual(g.hmp('savevm one', 30), '')
-        saved = g.acks()[0]
-        self.runs(g)
-        self.assertEqual(self.pmem_ha(g)['generation'], 1)
-        self.assertEqual(g.hmp('loadvm one', 30), '')
-        back = int(g.out.wait_for('^A 0 ([0-9]+)$', 30)[1])
-        while back > saved + 2:         # lines from before
-            back = int(g.out.wait_for('^A 0 ([0-9]+)$', 30)[1])
-        self.runs(g)
-        self.assertEqual(g.quit(), 0)
-        with open(self.work.path('src.img'), 'rb') as f:
-            memory = f.read()
-        with open(self.r.ctl('promote')['mem-path'], 'rb') as f:
-            self.assertTrue(f.read() == memory)
-
-    def test_pending_flush(self):
-        """The snapshot has it, and it waits again after loadvm."""
-        make_disk(self.work)
-        g = self.source(*DISK)
-        self.r.signal(signal.SIGSTOP)
-        self.wait_info(g, state='stalled')
-        g.qmp.poll('query-pmem-ha', lambda i: i[0]['flushes-waiting'] == 2,
-                   scaled(20))
-        acks = g.acks()
-        self.assertEqual(g.hmp('savevm one', 30), '')
-        self.r.signal(signal.SIGCONT)
-        self.runs(g)
-        self.r.signal(signal.SIGSTOP)
-        self.wait_info(g, state='stalled')
-        self.assertEqual(g.hmp('loadvm one', 30), '')
-        self.assertEqual(self.pmem_ha(g)['flushes-waiting'], 2)
-        lines = len(g.out.text_lines())
-        self.r.signal(signal.SIGCONT)
-        g.qmp.poll('query-pmem-ha', lambda i: not i[0]['flushes-waiting'],
-                   scaled(30))
-        if not g.qmp.cmd('query-status')['running']:
-            g.qmp.cmd('cont')
-        self.runs(g)
-        self.assertIn(f'A 0 {acks[0] + 1}', g.out.text_lines()[lines:])
-        self.assertEqual(g.quit(), 0)
-        with open(self.work.path('src.img'), 'rb') as f:
-            memory = f.read()
-        with open(self.r.ctl('promote')['mem-path'], 'rb') as f:
-            self.assertTrue(f.read() == memory)
-
-
-def make_disk(work):
-    subprocess.run([program('QEMU_IMG'), 'create', '-q', '-f', 'qcow2',
-                    'disk.qcow2', '1G'], cwd=work.dir, check=True,
-                   timeout=scaled(20))
 
 
 class Flush(MigrationTest):

@@ -32,7 +32,7 @@ typedef struct JournalSuper {
     bool image_is_copy;         /* the image is still named .copy */
     uint64_t generation;        /* from 1 */
     uint64_t taker;             /* instance that began it by TAKE, or 0 */
-    uint64_t log_generation;    /* of the log; no change of ownership alters it */
+    uint64_t log_generation;    /* of the log; TAKE and promotion keep it */
     uint64_t applied;           /* last epoch in the image */
     uint64_t salt;
     PmemHaLineage history[PMEM_HA_STATE_HISTORY];

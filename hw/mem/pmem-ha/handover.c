@@ -107,6 +107,13 @@ bool pmem_ha_may_hand_over_locked(PmemHaDevice *s, Error **errp)
                    "complete", s->name);
         return false;
     }
+    if (s->role == PMEM_HA_ROLE_PRIMARY && s->take) {
+        /* Whether the replica gave it already is not known. */
+        error_setg(errp, "pmem-ha device '%s': the replica has not confirmed "
+                   "the last handover yet, wait for the state in-sync",
+                   s->name);
+        return false;
+    }
     /* What the replica holds would have to be copied in whole over there. */
     if (!s->synced) {
         error_setg(errp, "pmem-ha device '%s': the replica is not in sync yet "

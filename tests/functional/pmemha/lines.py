@@ -128,6 +128,11 @@ class Channel:
                                          f'{self.tail()}')
                 self.cond.wait(left)
 
+    def skip(self):
+        """What has arrived is consumed."""
+        with self.cond:
+            self.cursor = len(self.lines)
+
     def wait_for(self, regex, timeout):
         """
         The match of the first line after the last consumed one that matches.
