@@ -304,7 +304,7 @@ class ReplicaTest(ReplicaTestCase):
             assert '/nonexistent/state' in out.stderr, out
             c.epoch(4, [Page(0, b'a' * PAGE)])
             c.close()
-            for verb in ('verify', 'resync', 'power-fail', 'recover',
+            for verb in ('verify', 'power-fail', 'recover',
                          'metrics'):
                 out = d.pmemctl(verb)
                 assert out.returncode == 4, out

@@ -91,6 +91,35 @@ class Fencing(DeviceTest):
                               (0, n + 1))
                 q.kill()
 
+    def test_empty_replica_where_the_promoted_one_was(self):
+        """The old primary slept through it all: only an operator knows."""
+        q = self.primary()
+        q.writeq(PMEM_BASE, 1)
+        q.flush()
+        acked = q.query()['epoch-acked']
+        q.signal(signal.SIGSTOP)
+        self.r.qmp.cmd('pmem-replica-promote')
+        self.r.kill()
+        self.r = self.replica('new', image='new.img', size=SIZE,
+                              listen=self.r.address).start()
+        q.signal(signal.SIGCONT)
+        q.qmp.poll('query-pmem-ha', lambda i: 'another one acknowledged epoch '
+                   f'{acked}: if that one was not promoted' in
+                   i[0].get('last-error', ''), scaled(30))
+        q.writeq(PMEM_BASE, 2)
+        q.writeq(HINT, 1)
+        self.assertEqual(q.query()['epoch-acked'], acked)
+        self.assertEqual(q.query()['state'], 'connecting')
+        self.assertFalse(os.path.exists(self.path('new.img.copy')))
+        # The operator may say so.
+        self.qmp_refuses(lambda: q.qmp.cmd('pmem-ha-resync', id='other'),
+                         "no pmem-ha device has the id 'other'")
+        q.qmp.cmd('pmem-ha-resync', id='pm0')
+        q.settle()
+        self.assertGreater(q.query()['epoch-acked'], acked)
+        q.kill()
+        self.assertEqual(int.from_bytes(self.promoted()[:8], 'little'), 2)
+
     def test_image_by_another_name(self):
         """A hard link or a symbolic link leads to the same lock."""
         self.primary()

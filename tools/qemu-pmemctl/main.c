@@ -25,7 +25,7 @@ static const Verb verbs[] = {
     { "status", pmemctl_status, "show each device or export" },
     { "promote", pmemctl_promote, "take over from the primary" },
     { "verify", NULL, "not available yet" },
-    { "resync", NULL, "not available yet" },
+    { "resync", pmemctl_resync, "let an empty replica get a full copy" },
     { "power-fail", NULL, "not available yet" },
     { "recover", NULL, "not available yet" },
     { "metrics", NULL, "not available yet" },
@@ -46,8 +46,8 @@ static void help(void)
 "\n"
 "  --socket <path>        Unix socket of the QMP monitor of a QEMU or of a\n"
 "                         qemu-pmem-replica\n"
-"  --export <name>        which export (promote) or device (status); needed\n"
-"                         for promote when there is more than one\n"
+"  --export <name>        which export (promote) or device (status, resync);\n"
+"                         promote needs it when there is more than one\n"
 "  --state-file <path>    promote: where the state file of the new primary\n"
 "                         goes (default: image path + .state)\n"
 "  --force                promote: although an acknowledged epoch is damaged\n"

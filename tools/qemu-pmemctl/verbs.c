@@ -151,6 +151,40 @@ int pmemctl_status(const PmemctlOptions *o)
     return PMEMCTL_OK;
 }
 
+int pmemctl_resync(const PmemctlOptions *o)
+{
+    g_autofree char *class = NULL;
+    Error *err = NULL;
+    QObject *answer;
+    QmpClient *c;
+    QDict *args;
+
+    if (!o->export) {
+        error_report("resync needs --export <id of the device>");
+        return PMEMCTL_USAGE;
+    }
+    c = open_socket(o);
+    if (!c) {
+        return PMEMCTL_UNREACHABLE;
+    }
+    args = qdict_new();
+    qdict_put_str(args, "id", o->export);
+    answer = qmp_client_run(c, "pmem-ha-resync", args, &class, &err);
+    qmp_client_close(c);
+    if (answer) {
+        qobject_unref(answer);
+        return PMEMCTL_OK;
+    }
+    if (!g_strcmp0(class, "CommandNotFound")) {
+        error_report("'%s' is not the QMP socket of a QEMU that knows pmem-ha; "
+                     "only a primary makes a full copy", o->socket);
+        error_free(err);
+        return PMEMCTL_UNAVAILABLE;
+    }
+    error_report_err(err);
+    return class ? PMEMCTL_FAILED : PMEMCTL_UNREACHABLE;
+}
+
 static void print_promotion(QDict *d)
 {
     static const char *const keys[] = {

@@ -26,5 +26,6 @@ typedef struct PmemctlOptions {
 
 int pmemctl_status(const PmemctlOptions *o);
 int pmemctl_promote(const PmemctlOptions *o);
+int pmemctl_resync(const PmemctlOptions *o);
 
 #endif

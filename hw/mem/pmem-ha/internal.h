@@ -35,8 +35,9 @@
 #define PMEM_HA_BEAT_MS         250
 /* A backing file that changed this long after it was changed by another. */
 #define PMEM_HA_BEAT_SLACK_S    2
-/* Pause between two attempts to connect. */
+/* Pause between two attempts to connect; the latter to an empty replica. */
 #define PMEM_HA_RECONNECT_MS    200
+#define PMEM_HA_PATIENT_MS      2000
 
 /* Bytes of guest memory: [offset, offset + length) of the backend. */
 typedef struct PmemHaRange {
@@ -72,6 +73,7 @@ typedef struct PmemHaLink {
     uint64_t rx_seq;
     int refusal;                /* PmemHaRefusal, or 0 */
     bool unproved;              /* this side refused, see pmem_ha_prove() */
+    bool patient;               /* nothing will be else in a moment */
     uint64_t fenced_by;         /* generation of a FENCED, or 0 */
 } PmemHaLink;
 
@@ -172,6 +174,8 @@ struct PmemHaDevice {
     QemuUUID boot_id;           /* of this host, now */
     bool synced;                /* the replica is at rec.acked, see I3 */
     bool greeted;               /* a handshake was acceptable */
+    bool had_replica;           /* one was in sync, in this run */
+    bool may_resync;            /* by pmem-ha-resync, an empty one may be */
 
     QCryptoTLSCreds *creds;     /* referenced; or NULL.  Constant */
 
@@ -334,6 +338,7 @@ typedef enum PmemHaVerdict {
     PMEM_HA_VERDICT_EQUAL,      /* go on */
     PMEM_HA_VERDICT_COPY,       /* a full copy is needed, and is safe */
     PMEM_HA_VERDICT_REFUSE,     /* it could lose what the replica holds */
+    PMEM_HA_VERDICT_WAIT,       /* for another replica, or the operator */
 } PmemHaVerdict;
 PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                                    Error **errp);

@@ -307,6 +307,14 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
     }
 
     if (!w->have_image) {
+        if (s->had_replica && !s->may_resync) {
+            /* The one that was promoted may have stood at this address. */
+            error_setg(errp, "replica '%s' at %s holds no image, and another "
+                       "one acknowledged epoch %" PRIu64 ": if that one was "
+                       "not promoted, allow a full copy to this one by "
+                       "pmem-ha-resync", s->export, s->peer, s->rec.acked);
+            return PMEM_HA_VERDICT_WAIT;
+        }
         return PMEM_HA_VERDICT_COPY;
     }
     if (s->synced && w->generation == s->rec.generation &&

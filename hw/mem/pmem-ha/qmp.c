@@ -82,6 +82,34 @@ void pmem_ha_stay_paused(void)
     }
 }
 
+void qmp_pmem_ha_resync(const char *id, Error **errp)
+{
+    PmemHaDevice *s;
+
+    QTAILQ_FOREACH(s, &devices, next) {
+        if (!strcmp(s->name, id)) {
+            break;
+        }
+    }
+    if (!s) {
+        error_setg(errp, "no pmem-ha device has the id '%s', see "
+                   "query-pmem-ha", id);
+        return;
+    }
+    if (!s->replica) {
+        error_setg(errp, "pmem-ha device '%s' has no property 'replica'", id);
+        return;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    if (s->link_state == PMEM_HA_STATE_FENCED) {
+        error_setg(errp, "pmem-ha device '%s': its replica was promoted or "
+                   "taken over, use the guest that has it now", id);
+        return;
+    }
+    s->may_resync = true;
+    qemu_cond_signal(&s->work);
+}
+
 static PmemHaLatency *latency(const PmemHaHistogram *h)
 {
     PmemHaLatency *l = g_new0(PmemHaLatency, 1);

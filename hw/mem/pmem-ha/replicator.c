@@ -69,6 +69,10 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
         s->link.unproved = true;
         return false;
     }
+    if (verdict == PMEM_HA_VERDICT_WAIT) {
+        s->link.patient = true;
+        return false;
+    }
     *need_copy = verdict == PMEM_HA_VERDICT_COPY;
     s->greeted = true;
     qemu_cond_broadcast(&s->settled);
@@ -133,6 +137,8 @@ static bool one_epoch(PmemHaDevice *s, PmemHaEpoch *e, Error **errp)
     if (completes) {
         s->copy_running = false;
         s->synced = true;
+        s->had_replica = true;
+        s->may_resync = false;
         pmem_ha_now_proved_locked(s);
         s->link_state = PMEM_HA_STATE_IN_SYNC;
         pmem_ha_announce_locked(s, NULL);
@@ -175,6 +181,7 @@ static void serve(PmemHaDevice *s, bool need_copy, Error **errp)
     error_free(s->last_error);
     s->last_error = NULL;
     if (!need_copy) {
+        s->had_replica = true;
         s->link_state = PMEM_HA_STATE_IN_SYNC;
         pmem_ha_announce_locked(s, NULL);
     }
@@ -309,10 +316,11 @@ static void *replicator(void *opaque)
 
         WITH_QEMU_LOCK_GUARD(&s->lock) {
             bool final = s->link_state != PMEM_HA_STATE_CONNECTING;
+            int pause = s->link.patient ? PMEM_HA_PATIENT_MS
+                                        : PMEM_HA_RECONNECT_MS;
 
-            while (!s->quit &&
-                   (qemu_cond_timedwait(&s->work, &s->lock,
-                                        PMEM_HA_RECONNECT_MS) || final)) {
+            while (!s->quit && !(s->link.patient && s->may_resync) &&
+                   (qemu_cond_timedwait(&s->work, &s->lock, pause) || final)) {
                 /* woken for an epoch that has to wait, or at the end */
             }
         }
