@@ -8,6 +8,7 @@ import shutil
 from pmemha import main
 from pmemha.device import HINT, PMEM_BASE, PmemMachine
 from pmemha.devicetest import PAGE, SIZE, DeviceTest
+from pmemha.replica import pmemctl
 
 
 class Mirror(DeviceTest):
@@ -218,7 +219,10 @@ class Restart(DeviceTest):
                          [1, 2, 3, 4, 5])
 
     def test_replica_without_its_data_gets_a_copy(self):
-        q = self.primary()
+        q = self.machine().add(
+            '-chardev', 'socket,id=ctl,path=q-ctl.sock,server=on,wait=off',
+            '-mon', 'chardev=ctl,mode=control').start()
+        q.settle()
         q.writeq(PMEM_BASE, 4)
         q.flush()
         self.r.kill()
@@ -226,6 +230,9 @@ class Restart(DeviceTest):
             if name.startswith('replica.img'):
                 os.unlink(self.path(name))
         self.r = self.replica(size=SIZE).start()
+        q.qmp.poll('query-pmem-ha', lambda i: 'allow a full copy to this one '
+                   'by pmem-ha-resync' in i[0].get('last-error', ''), 30)
+        pmemctl(self.work, 'q-ctl.sock', 'resync', '--export', 'pm0')
         q.wait_reconnected(1)
         q.kill()
         self.assertEqual(self.promoted()[0], 4)

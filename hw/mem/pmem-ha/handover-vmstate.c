@@ -248,8 +248,8 @@ static bool check_section(PmemHaDevice *s, Error **errp)
                t->captured >= PMEM_HA_MAX_NUMBER || t->acked > t->captured ||
                t->captured - t->acked > 1) {
         error_setg(errp, "pmem-ha device '%s': the stream is damaged "
-                   "(generation %" PRIu64 ", captured %" PRIu64 ", acked %" PRIu64
-                   ")", s->name, t->generation, t->captured,
+                   "(generation %" PRIu64 ", captured %" PRIu64 ", acked "
+                   "%" PRIu64 ")", s->name, t->generation, t->captured,
                    t->acked);
     } else {
         return true;
