@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 A disk writes into the mirrored memory of a Debian guest: O_DIRECT reads of a
-virtio-blk device into a DAX mapping, by the main loop and by an iothread.
-Those stores pass no vCPU.  What was flushed after them is in the promoted
-image.
+virtio-blk device into a DAX mapping, by the main loop, by an iothread and by
+another process (vhost-user-blk).  Those stores pass no vCPU.  What was flushed
+after them is in the promoted image.
 
     test_failover_dma.py [--seed N] [PATTERN]
 """
@@ -16,6 +16,7 @@ from pmemha import TestCase, main
 from pmemha.failover import Failover
 from pmemha.linux import guest_dir
 from pmemha.options import option
+from pmemha.vhostuser import backend
 
 PAGE = 4096
 BLOCK = 64 << 10
@@ -31,8 +32,18 @@ class Dma(TestCase):
 
     timeout = 240
 
-    def check(self, flags='', device='', objects=()):
+    def emulated(self, n, device=''):
+        return ['-drive', f'if=none,id=d{n},file=disk{n}.img,format=raw',
+                '-device', f'virtio-blk-pci,drive=d{n}{device}']
+
+    def vhost_user(self, n, _):
+        backend(self.work, f'vhost{n}', f'disk{n}.img', self.adopt)
+        return ['-chardev', f'socket,id=v{n},path=vhost{n}.sock',
+                '-device', f'vhost-user-blk-pci,chardev=v{n}']
+
+    def check(self, flags='', device='', objects=(), disks=None):
         """Kill amid the transfers; directread's ACK n: blocks 1 to n"""
+        disks = disks or self.emulated
         self.diag(f'seed {SEED}')
         rng = random.Random(SEED)
         disk = rng.randbytes(BLOCK * BLOCKS)
@@ -40,11 +51,7 @@ class Dma(TestCase):
         self.work.write('disk1.img', disk)
         host = Failover(self.work, self.adopt)
         g = host.boot_primary(
-            [*objects,
-             '-drive', 'if=none,id=d0,file=disk0.img,format=raw',
-             '-drive', 'if=none,id=d1,file=disk1.img,format=raw',
-             '-device', f'virtio-blk-pci,drive=d0{device}',
-             '-device', f'virtio-blk-pci,drive=d1{device}'])
+            [*objects, *disks(0, device), *disks(1, device)])
         g.sh('pmem-setup /mnt', 120)
         host.wait_in_sync()
         # The kernel fills new blocks with zeroes, which a vCPU stores: the
@@ -86,6 +93,11 @@ class Dma(TestCase):
 
     def test_iothread_msync(self):
         self.check('-m', ',iothread=io0', ('-object', 'iothread,id=io0'))
+
+    def test_vhost_user_fsync(self):
+        self.check(disks=self.vhost_user, objects=(
+            '-object', 'memory-backend-memfd,id=ram,size=512M,share=on',
+            '-machine', 'memory-backend=ram'))
 
 
 if __name__ == '__main__':

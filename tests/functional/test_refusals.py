@@ -84,9 +84,9 @@ class Bypass(DeviceTest):
         for how in ('cold', 'hot'):
             q = self.bare(how, self.machine_type, [
                 *self.vhost_user(f'{how}-vhost'), '-device',
-                'vhost-user-blk-pci,chardev=v0'])
+                'vhost-user-rng-pci,chardev=v0'])
             texts = ("pmem-ha device 'pm0'",
-                     "device type 'vhost-user-blk-pci'", *PAST,
+                     "device type 'vhost-user-rng-pci'", *PAST,
                      'use a device that QEMU emulates')
             if how == 'cold':
                 self.refused(q.pmem_ha('p.img', SIZE, 0, self.r, 'p.state'),
@@ -113,7 +113,9 @@ class Bypass(DeviceTest):
         known = {t['name'] for t in q.qmp.cmd('qom-list-types')}
         for n, (device, remedy) in enumerate([
                 ({'driver': 'vfio-pci', 'host': '0000:00:00.0'}, emulated),
-                ({'driver': 'vhost-user-blk-pci', 'chardev': 'v0'}, emulated),
+                ({'driver': 'vhost-user-rng-pci', 'chardev': 'v0'}, emulated),
+                ({'driver': 'vhost-user-fs-pci', 'chardev': 'v0'}, emulated),
+                ({'driver': 'vhost-user-scsi-pci', 'chardev': 'v0'}, emulated),
                 ({'driver': 'vhost-vsock-pci', 'guest-cid': 3}, emulated),
                 ({'driver': 'vhost-scsi-pci', 'wwpn': 'naa.0'}, emulated),
                 ({'driver': 'vhost-vdpa-device-pci', 'vhostdev': 'none'},

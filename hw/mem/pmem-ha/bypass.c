@@ -4,7 +4,8 @@
  * VFIO, vDPA, vhost and vhost-user devices, and 3D renderers, write to guest
  * memory from the kernel, another process or hardware.  No dirty bit tells of
  * it, so the mirror would lose it; they and a device with a replica exclude
- * each other.  So do a balloon and virtio-mem, which take pages away.
+ * each other.  So do a balloon and virtio-mem, which take pages away.  A
+ * vhost-user-blk is an exception, if its backend can log: see vhost-log.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,6 +30,8 @@ static const struct {
     const char *what;
     const char *remedy;
 } families[] = {
+    /* Whether it can log is known only when its backend has said so. */
+    { "vhost-user-blk", NULL, NULL },
     { "vfio-", PAST_QEMU, "use a device that QEMU emulates" },
     { "cryptodev-vhost-", PAST_QEMU, "use cryptodev-backend-builtin" },
     { "vhost-", PAST_QEMU, "use a device that QEMU emulates" },
@@ -49,6 +52,9 @@ static char *check_name(const char *kind, const char *name)
 
     for (i = 0; i < ARRAY_SIZE(families); i++) {
         if (g_str_has_prefix(name, families[i].prefix)) {
+            if (!families[i].what) {
+                break;
+            }
             return g_strdup_printf("%s '%s' %s, which can not be mirrored: %s",
                                    kind, name, families[i].what,
                                    families[i].remedy);
@@ -140,7 +146,8 @@ static int check_child(Object *obj, void *opaque)
     }
     netdev = get_str(obj, "netdev");
     cryptodev = get_str(obj, "cryptodev");
-    *why = why_not(object_get_class(obj), netdev, cryptodev);
+    *why = why_not(object_get_class(obj), netdev, cryptodev) ?:
+           pmem_ha_vhost_why_not(obj);
     return *why != NULL;
 }
 
@@ -154,9 +161,13 @@ bool pmem_ha_bypass_forbid(PmemHaDevice *s, Error **errp)
                    why);
         return false;
     }
-    if (!users++) {
+    if (!users) {
+        if (!pmem_ha_vhost_keep_log(s, errp)) {
+            return false;
+        }
         device_listener_register(&listener);
     }
+    users++;
     return true;
 }
 
@@ -164,5 +175,6 @@ void pmem_ha_bypass_allow(void)
 {
     if (!--users) {
         device_listener_unregister(&listener);
+        pmem_ha_vhost_drop_log();
     }
 }

@@ -194,6 +194,7 @@ static GArray *take_dirty(PmemHaDevice *s)
 
 void pmem_ha_clear_all(PmemHaDevice *s)
 {
+    pmem_ha_vhost_fetch(s);
     g_array_unref(take_dirty(s));
 }
 
@@ -304,14 +305,24 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
     int64_t start = get_clock();
     uint64_t session;
     PmemHaEpoch *e;
+    bool wanted;
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        /* A flush that comes after the fetch wants another epoch. */
+        wanted = s->want_epoch;
+        s->want_epoch = false;
+    }
+
+    /* Not while capturing: for the end of that, some wait with the BQL. */
+    pmem_ha_vhost_fetch(s);
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         session = s->session;
         if (!s->link_ready || s->epoch || s->capturing) {
+            s->want_epoch |= wanted;
             return false;
         }
         s->capturing = true;
-        s->want_epoch = false;
         if (s->restored) {
             /* What came from a snapshot went past the dirty bits. */
             pmem_ha_mark_dirty(s, 0, s->size);

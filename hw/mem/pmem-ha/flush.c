@@ -141,6 +141,7 @@ static uint64_t dirty_for_lag(PmemHaDevice *s)
     int64_t start = get_clock();
 
     if (start >= s->lag_next_ns) {
+        pmem_ha_vhost_fetch(s);
         s->lag_dirty = pmem_ha_dirty_bytes(s, s->max_lag);
         s->lag_next_ns = get_clock() + (get_clock() - start) * 10;
     }

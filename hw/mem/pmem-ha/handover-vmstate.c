@@ -195,6 +195,8 @@ static int pmem_ha_pre_save(void *opaque)
     if (snapshot) {
         take_snapshot(s);
     }
+    /* A backend that went away counts, too. */
+    pmem_ha_vhost_fetch(s);
 
     QEMU_LOCK_GUARD(&s->lock);
     if (!snapshot && !hand_over_locked(s, &err)) {

@@ -133,7 +133,8 @@ void pmem_ha_give_locked(PmemHaDevice *s)
     qemu_cond_broadcast(&s->work);
     /*
      * Of this device's captures one may be in its exclusive section.  Waiting
-     * for it with the BQL is safe with TCG only, whose bits are taken without.
+     * for it with the BQL is safe with TCG only, whose bits are taken without;
+     * the log of vhost is fetched before.
      */
     while (s->capturing) {
         qemu_cond_timedwait(&s->settled, &s->lock, 10);

@@ -148,6 +148,7 @@ struct PmemHaDevice {
     bool came_paused;           /* so it was where it came from */
     uint64_t lag_dirty;         /* see dirty_for_lag() */
     int64_t lag_next_ns;        /* get_clock() */
+    unsigned vhost_lost;        /* vhost_log_lost as last seen; atomic */
     PmemHaSection section;
     VMChangeStateEntry *vmstate;
 
@@ -378,6 +379,22 @@ bool pmem_ha_taken_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                           Error **errp);
 /* handover-vmstate.c */
 extern const VMStateDescription vmstate_pmem_ha;
+
+/*
+ * vhost-log.c: what vhost backends write.  BQL, but for the fetch
+ */
+
+/* Have them log it; fails if one can not.  What can not will not start. */
+bool pmem_ha_vhost_keep_log(PmemHaDevice *s, Error **errp);
+void pmem_ha_vhost_drop_log(void);
+/*
+ * Make dirty bits of what was logged until now; of all, when a backend went
+ * away since the last call: what it wrote amid a request is in no log.  Any
+ * thread, lock not held; takes the BQL.
+ */
+void pmem_ha_vhost_fetch(PmemHaDevice *s);
+/* What is wrong with the backend of @obj; NULL if nothing is, or it has none */
+char *pmem_ha_vhost_why_not(Object *obj);
 
 /* hint.c: the flush hint's MMIO page.  BQL. */
 bool pmem_ha_hint_add(PmemHaDevice *s, Error **errp);

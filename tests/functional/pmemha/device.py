@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-A stopped machine with pmem-ha devices.  Stores and flushes come by the qtest
-protocol, so they have no vCPU: a flush starts an epoch and waits for nothing.
+Machines with pmem-ha devices.  Stores and flushes come by the qtest protocol,
+so they have no vCPU: a flush starts an epoch and waits for nothing.
 """
 
 from .qemu import Qemu
@@ -10,14 +10,8 @@ PMEM_BASE = 0x100000000
 HINT = 0xfed50000
 
 
-class PmemMachine(Qemu):
-    """Add devices with pmem_ha(); the first one is at 4 GiB."""
-
-    def __init__(self, work, name='qemu', machine='q35,nvdimm=on', **kw):
-        super().__init__(work, name, machine=machine,
-                         memory='64M,slots=4,maxmem=4G', **kw)
-        self.mem = self.qtest()
-        self.add('-S', '-qtest-log', 'none')
+class PmemDevices:
+    """What a Qemu with a qtest channel `mem` does with pmem-ha devices"""
 
     def pmem_ha(self, mem_path, size, n=0, replica=None, state=None,
                 replica_options='', options=''):
@@ -72,3 +66,13 @@ class PmemMachine(Qemu):
             i for i in infos if i['id'] == name)['reconnects'] >= times,
             timeout)
         self.wait_state('in-sync', name, timeout)
+
+
+class PmemMachine(PmemDevices, Qemu):
+    """Add devices with pmem_ha(); the first one is at 4 GiB."""
+
+    def __init__(self, work, name='qemu', machine='q35,nvdimm=on', **kw):
+        super().__init__(work, name, machine=machine,
+                         memory='64M,slots=4,maxmem=4G', **kw)
+        self.mem = self.qtest()
+        self.add('-S', '-qtest-log', 'none')

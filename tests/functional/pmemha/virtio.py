@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+A driver of a virtio-blk device on a PCI bus, by the qtest protocol: no guest
+takes part, so a test decides where each buffer is and what happens next.
+"""
+
+import struct
+import time
+
+from .paths import scaled
+
+CONFIG_ADDRESS, CONFIG_DATA = 0xcf8, 0xcfc
+COMMON, NOTIFY = 1, 2
+ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
+DESC_NEXT, DESC_WRITE = 1, 2
+SECTOR = 512
+# Where the memory of PCI devices is, and RAM that no guest of ours uses
+MMIO = 0xc0000000
+RINGS = 0x2000000
+
+
+def config_select(qtest, slot, offset):
+    qtest.outl(CONFIG_ADDRESS, 1 << 31 | slot << 11 | offset & ~3)
+
+
+def map_bar(qtest, slot, bar, address):
+    """Let a device of the first bus have its 64-bit BAR at an address."""
+    for offset, value in ((0x10 + bar * 4, address & 0xffffffff),
+                          (0x14 + bar * 4, address >> 32), (4, 6)):
+        config_select(qtest, slot, offset)
+        qtest.outl(CONFIG_DATA, value)
+
+
+class VirtioBlk:
+    """Device in slot `slot` of the first bus, with one request at a time"""
+
+    def __init__(self, qtest, slot, ring=RINGS):
+        self.q = qtest
+        self.slot = slot
+        # A page each: descriptors, available ring, used ring, header
+        self.desc, self.avail, self.used, self.header = (
+            ring + (slot * 4 + n) * 4096 for n in range(4))
+        self.regions = {}
+        self.sent = 0
+
+    def _config(self, offset):
+        config_select(self.q, self.slot, offset)
+
+    def config_read(self, offset):
+        self._config(offset)
+        return self.q.inl(CONFIG_DATA) >> offset % 4 * 8
+
+    def _map(self):
+        base = MMIO + (self.slot << 20)
+        map_bar(self.q, self.slot, 4, base)
+        at = self.config_read(0x34) & 0xff
+        while at:
+            if self.config_read(at) & 0xff == 9:
+                kind = self.config_read(at + 3) & 0xff
+                assert kind > NOTIFY or self.config_read(at + 4) & 0xff == 4
+                self.regions.setdefault(kind, (
+                    base + self.config_read(at + 8), at))
+            at = self.config_read(at + 1) & 0xff
+        self.common = self.regions[COMMON][0]
+
+    def reset(self):
+        """The driver is done with the device, which stops."""
+        self.q.writeb(self.common + 0x14, 0)
+        self.sent = 0
+
+    def start(self):
+        """Reset, negotiate, one queue"""
+        q = self.q
+        self._map()
+        self.reset()
+        common = self.common
+        q.writeb(common + 0x14, ACKNOWLEDGE | DRIVER)
+        for word, features in ((0, 0), (1, 1)):         # VIRTIO_F_VERSION_1
+            q.writel(common + 8, word)
+            q.writel(common + 12, features)
+        q.writeb(common + 0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK)
+        assert q.readb(common + 0x14) & FEATURES_OK
+        q.writew(common + 0x16, 0)                      # queue_select
+        self.size = q.readw(common + 0x18)
+        for address in (self.desc, self.avail, self.used):
+            q.memset(address, 4096, 0)
+        for offset, address in ((0x20, self.desc), (0x28, self.avail),
+                                (0x30, self.used)):
+            q.writel(common + offset, address & 0xffffffff)
+            q.writel(common + offset + 4, address >> 32)
+        address, at = self.regions[NOTIFY]
+        self.notify = address + (q.readw(common + 0x1e) *
+                                 self.config_read(at + 16))
+        q.writew(common + 0x1c, 1)                      # queue_enable
+        q.writeb(common + 0x14,
+                 ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
+        return self
+
+    def begin_read(self, sector, address, size):
+        """Have the device read sectors into guest memory."""
+        q = self.q
+        q.write(self.header, struct.pack('<IIQ', 0, 0, sector) + b'\xff')
+        q.write(self.desc, b''.join(struct.pack('<QIHH', *d) for d in (
+            (self.header, 16, DESC_NEXT, 1),
+            (address, size, DESC_NEXT | DESC_WRITE, 2),
+            (self.header + 16, 1, DESC_WRITE, 0))))
+        q.writew(self.avail + 4 + self.sent % self.size * 2, 0)
+        self.sent += 1
+        q.writew(self.avail + 2, self.sent & 0xffff)
+        q.writew(self.notify, 0)
+
+    def read(self, sector, address, size, timeout=20):
+        """Until the device has reported that it is done"""
+        self.begin_read(sector, address, size)
+        limit = time.monotonic() + scaled(timeout)
+        while self.q.readw(self.used + 2) != self.sent & 0xffff:
+            if time.monotonic() > limit:
+                raise AssertionError('the device does not answer')
+        status = self.q.readb(self.header + 16)
+        if status:
+            raise AssertionError(f'the device reports status {status}')
