@@ -15,6 +15,8 @@
 #include "journal.h"
 #include "journal-format.h"
 
+#define SECTOR_SIZE 512
+
 uint64_t journal_new_salt(void)
 {
     uint64_t salt = 0;
@@ -103,6 +105,27 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
     return ldl_le_p(buf + 8);
 }
 
+/*
+ * Power was lost while the journal was created: it has never been one, and
+ * there is nothing in it.  Sectors arrive whole, and the first superblock, in
+ * slot 1, has three that are not zero: one of them is missing.  One that was
+ * whole once and rots has all of them, and counts as damage.
+ */
+static bool creation_is_torn(Journal *j, const uint8_t *buf)
+{
+    const uint8_t *super = buf + JOURNAL_SUPER_SIZE;
+    bool no_head = buffer_is_zero(super, SECTOR_SIZE);
+    struct stat st;
+
+    return fstat(j->fd, &st) == 0 && st.st_size <= 2 * JOURNAL_SUPER_SIZE &&
+           buffer_is_zero(buf, JOURNAL_SUPER_SIZE) &&
+           (no_head || !memcmp(super, JOURNAL_MAGIC, 8)) &&
+           (no_head || !ldq_le_p(super + 1248) ||
+            !ldl_le_p(super + JOURNAL_SUPER_SIZE - 4)) &&
+           buffer_is_zero(super + SECTOR_SIZE, 1248 - SECTOR_SIZE) &&
+           buffer_is_zero(super + 1256, JOURNAL_SUPER_SIZE - 4 - 1256);
+}
+
 static bool load_super(Journal *j, bool *found, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(JOURNAL_LOG_BASE);
@@ -133,6 +156,15 @@ static bool load_super(Journal *j, bool *found, Error **errp)
     }
     if (*found || buffer_is_zero(buf, JOURNAL_LOG_BASE)) {
         return true;
+    }
+    if (creation_is_torn(j, buf)) {
+        /* Its sectors and those of the next attempt would make a third one. */
+        if (ftruncate(j->fd, 0) < 0) {
+            error_setg_errno(errp, errno, "cannot empty journal '%s', whose "
+                             "creation was cut short", j->path);
+            return false;
+        }
+        return pmem_ha_media_sync(j->fd, j->path, errp) == 0;
     }
     error_setg(errp, "'%s' is not a journal of qemu-pmem-replica, or both of "
                "its superblocks are damaged; name another file as 'journal', "

@@ -20,6 +20,7 @@
 #include "hw/mem/pmem-ha-wire.h"
 
 #define SLOT_SIZE     4096
+#define SECTOR_SIZE   512
 #define STATE_VERSION 1
 
 #define OFS_VERSION     8
@@ -120,6 +121,23 @@ static uint64_t decode_slot(const uint8_t *buf, PmemHaStateRecord *rec,
     return number;
 }
 
+/*
+ * Power was lost while the first record was on its way: nobody was promised
+ * anything, and the next start, or the next attempt to promote, must not stop
+ * at it.  Sectors arrive whole, so one of the two that are not zero is missing;
+ * a record that was whole once and rots has both, and counts as damage.
+ */
+static bool first_record_is_torn(const uint8_t *buf)
+{
+    const uint8_t *slot = buf + SLOT_SIZE;
+    bool no_head = buffer_is_zero(slot, SECTOR_SIZE);
+
+    return buffer_is_zero(buf, SLOT_SIZE) &&
+           (no_head || !memcmp(slot, magic, sizeof(magic))) &&
+           (no_head || !ldl_le_p(slot + OFS_CRC)) &&
+           buffer_is_zero(slot + SECTOR_SIZE, OFS_CRC - SECTOR_SIZE);
+}
+
 static bool load(PmemHaStateFile *f, PmemHaStateRecord *rec, Error **errp)
 {
     g_autofree uint8_t *buf = g_malloc(2 * SLOT_SIZE);
@@ -145,16 +163,23 @@ static bool load(PmemHaStateFile *f, PmemHaStateRecord *rec, Error **errp)
                    f->path, version, STATE_VERSION);
         return false;
     }
-    /* A file that a lost first write left full of zeroes is an empty one. */
-    if (!f->number && !buffer_is_zero(buf, 2 * SLOT_SIZE)) {
+    /* What a lost first write leaves, zeroes or less, is an empty file. */
+    if (!f->number && !first_record_is_torn(buf)) {
         error_setg(errp, "'%s' is not a state file of pmem-ha, or both of its "
                    "records are damaged; name another state-file, or restore "
                    "this one", f->path);
         return false;
     }
+    /* Its sectors and those of the next attempt would make a third record. */
+    if (!f->number && !buffer_is_zero(buf, 2 * SLOT_SIZE) &&
+        ftruncate(f->fd, 0) < 0) {
+        error_setg_errno(errp, errno, "cannot empty state file '%s', whose "
+                         "first record was cut short", f->path);
+        return false;
+    }
     /* What was read may not be stable yet; it is what the caller builds on. */
     f->stable = f->newest;
-    return !f->number || pmem_ha_media_sync(f->fd, f->path, errp) == 0;
+    return pmem_ha_media_sync(f->fd, f->path, errp) == 0;
 }
 
 PmemHaStateFile *pmem_ha_state_open(const char *path, PmemHaStateRecord *rec,

@@ -55,6 +55,73 @@ static void test_refusals(void)
     open_bad(SIZE, "not a journal");
 }
 
+static void poke(gsize at, char value)
+{
+    int fd = open(path, O_RDWR);
+
+    g_assert_cmpint(pwrite(fd, &value, 1, at), ==, 1);
+    close(fd);
+}
+
+/*
+ * Power is lost while the journal is created: any sectors of its superblock
+ * arrived.  It starts anew; but one that was whole and rots is damage.
+ */
+static int creation_syncs;
+
+static int note_creation(int fd)
+{
+    struct stat st;
+
+    /* What arrived must not mix with what the next attempt writes. */
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && !st.st_size) {
+        creation_syncs++;
+    }
+    return 0;
+}
+
+static void test_torn_creation(void)
+{
+    static const PmemHaMediaHooks note = { .sync = note_creation };
+    Bytes b, torn;
+    unsigned set, i;
+    Journal *j;
+
+    unlink(path);
+    journal_close(journal_open(path, SIZE, &error_abort));
+    g_assert_true(g_file_get_contents(path, &b.data, &b.len, NULL));
+    g_assert_cmpuint(b.len, ==, 8192);
+    torn = (Bytes) { g_malloc(b.len), b.len };
+    for (set = 0; set < 256; set++) {
+        memset(torn.data, 0, b.len);
+        for (i = 0; i < 8; i++) {
+            if (set & (1 << i)) {
+                memcpy(torn.data + 4096 + i * 512, b.data + 4096 + i * 512,
+                       512);
+            }
+        }
+        put(&torn, b.len);
+        creation_syncs = 0;
+        pmem_ha_media_set_hooks(&note);
+        j = journal_open(path, SIZE, &error_abort);
+        pmem_ha_media_set_hooks(NULL);
+        g_assert_cmpuint(j->super.number, ==, 1);
+        g_assert_cmpint(creation_syncs, ==,
+                        (set & 0x85) && (set & 0x85) != 0x85);
+        g_assert_true(write_epoch(j, true));
+        j = reopen(j);
+        g_assert_cmpuint(j->end.epoch, ==, 1);
+        journal_close(j);
+    }
+    for (i = 4096; i < 8192; i++) {
+        put(&b, b.len);
+        poke(i, b.data[i] ^ 0x10);
+        open_bad(SIZE, "damaged");
+    }
+    g_free(torn.data);
+    g_free(b.data);
+}
+
 static void test_wrong_commit(void)
 {
     Journal *j = fresh();
@@ -96,14 +163,6 @@ static void test_ghost(void)
     g_assert_null(j->discard);
     journal_close(j);
 }
-static void poke(gsize at, char value)
-{
-    int fd = open(path, O_RDWR);
-
-    g_assert_cmpint(pwrite(fd, &value, 1, at), ==, 1);
-    close(fd);
-}
-
 /*
  * Two epochs, then a third (of three DATA records) from @first to @last, then
  * perhaps a fourth.
@@ -284,6 +343,7 @@ static void add_tests(void)
 {
     g_test_add_func("/pmem-ha/journal/round-trip", test_round_trip);
     g_test_add_func("/pmem-ha/journal/refusals", test_refusals);
+    g_test_add_func("/pmem-ha/journal/torn-creation", test_torn_creation);
     g_test_add_func("/pmem-ha/journal/wrong-commit", test_wrong_commit);
     g_test_add_func("/pmem-ha/journal/ghost", test_ghost);
     g_test_add_func("/pmem-ha/journal/cut/unacknowledged",

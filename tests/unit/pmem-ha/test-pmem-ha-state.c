@@ -8,6 +8,7 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/crc32c.h"
+#include "qemu/cutils.h"
 #include "hw/mem/pmem-ha-media.h"
 #include "hw/mem/pmem-ha-state.h"
 
@@ -118,6 +119,58 @@ static void test_torn(void)
         w = record(r.acked);
         g_assert_cmpmem(&r, sizeof(r), &w, sizeof(w));
         pmem_ha_state_close(f);
+    }
+}
+
+/*
+ * Power is lost while the first record is written: any of its sectors arrived.
+ * Unless all did, there is none; and a whole one that rots is damage.
+ */
+static void test_torn_first(void)
+{
+    g_autofree char *path = fresh();
+    g_autofree char *whole = NULL;
+    PmemHaStateRecord r, w = record(5);
+    PmemHaStateFile *f = open_ok(path, &r, false);
+    unsigned set, i;
+    gsize n;
+
+    g_assert_true(pmem_ha_state_write(f, &w, true, &error_abort));
+    pmem_ha_state_close(f);
+    g_assert_true(g_file_get_contents(path, &whole, &n, NULL));
+    g_assert_cmpuint(n, ==, 8192);
+
+    for (set = 0; set < 256; set++) {
+        bool all = (set & 0x81) == 0x81;
+        g_autofree char *torn = g_malloc0(n);
+
+        for (i = 0; i < 8; i++) {
+            if (set & (1 << i)) {
+                memcpy(torn + 4096 + i * 512, whole + 4096 + i * 512, 512);
+            }
+        }
+        g_assert_true(g_file_set_contents(path, torn, n, NULL));
+        f = open_ok(path, &r, all);
+        if (!all) {
+            g_autofree char *left = NULL;
+            gsize n_left;
+
+            /* What arrived must not mix with what the next attempt writes. */
+            g_assert_true(g_file_get_contents(path, &left, &n_left, NULL));
+            g_assert_true(buffer_is_zero(left, n_left));
+            g_assert_true(pmem_ha_state_write(f, &w, true, &error_abort));
+            pmem_ha_state_close(f);
+            f = open_ok(path, &r, true);
+        }
+        pmem_ha_state_close(f);
+        g_assert_cmpmem(&r, sizeof(r), &w, sizeof(w));
+    }
+    for (i = 4096; i < 4096 + 288; i++) {
+        g_autofree char *rotten = g_memdup2(whole, n);
+
+        rotten[i] ^= 0x10;
+        g_assert_true(g_file_set_contents(path, rotten, n, NULL));
+        open_bad(path, "damaged");
     }
 }
 
@@ -236,6 +289,7 @@ int main(int argc, char **argv)
     dir = g_dir_make_tmp("test-pmem-ha-state-XXXXXX", NULL);
     g_test_add_func("/pmem-ha/state/round-trip", test_round_trip);
     g_test_add_func("/pmem-ha/state/torn", test_torn);
+    g_test_add_func("/pmem-ha/state/torn-first", test_torn_first);
     g_test_add_func("/pmem-ha/state/not-ours", test_not_ours);
     g_test_add_func("/pmem-ha/state/newer-version", test_newer_version);
     g_test_add_func("/pmem-ha/state/holds", test_holds);
