@@ -22,6 +22,7 @@ NAMES = ('?', 'HELLO', 'WELCOME', 'REFUSE', 'COPY', 'DATA', 'BEGIN', 'COMMIT',
 
 ZERO = 1
 COMPLETES_COPY = 2
+TAKE = 1                        # in the payload of HELLO
 
 RECEIVED, JOURNALED, APPLIED = range(3)
 
@@ -183,7 +184,7 @@ class Client:
         uuid = uuid or uuidlib.UUID(int=0x1234)
         payload = uuid.bytes + struct.pack(
             '<QQIIQQQII', size, label_size, slot, ack, captured, acked,
-            instance, len(raw), int(take)) + raw
+            instance, len(raw), TAKE if take else 0) + raw
         self.send(Msg(HELLO, 0, generation, payload=payload))
         m = self.recv()
         assert m.type == WELCOME, m.type
