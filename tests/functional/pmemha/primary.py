@@ -4,6 +4,7 @@ What tests of qemu-pmem-replica share: a primary in Python that knows what each
 epoch holds, and the daemon that it talks to.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -208,6 +209,27 @@ class ReplicaTestCase(TestCase):
         for e in range(2, epochs + 1):
             c.epoch(e, model.next(e))
         return c, model
+
+    def check_promoted(self, d, p, images, acked, sent):
+        """
+        What promotion gave: the image of an epoch that was sent, none older
+        than what was acknowledged, and a state file that proves it.
+        """
+        assert acked <= p['epoch'] <= sent, (acked, sent, p)
+        self.check_given_away(d.img, images[p['epoch']], p['epoch'],
+                              p['state-file'])
+        assert not os.path.exists(d.img + '.copy')
+
+    def check_given_away(self, img, want, epoch, state_file):
+        """An image without its marker: what the second host goes by"""
+        with open(img, 'rb') as f:
+            content = f.read()
+        assert content == want, f'{img} is not that of epoch {epoch}'
+        state = wire.read_state_file(state_file)
+        assert state, f'{state_file} has no record'
+        assert state['digest'] == hashlib.sha256(content).digest(), state
+        assert state['acked'] == epoch and state['clean'], state
+        assert not os.path.exists(img + '.replica')
 
     def tmpfs(self, size):
         """A small file system of its own"""
