@@ -22,15 +22,54 @@
 #ifndef HOSTS
 #define HOSTS 1         /* primaries, and a replica for each of them */
 #endif
+#ifdef HANDOVER         /* two primaries, one replica: see handover.pml */
+#define PRIMARIES 2
+#else
+#define PRIMARIES HOSTS
+#endif
 #define EPOCHS 8        /* more than can be needed */
 
 mtype = { HELLO, WELCOME, FENCED, COPY, DATA, BEGIN, COMMIT, ACK };
 mtype = { connecting, resync, in_sync, fenced, failed };
-mtype = { LOST_ACK, PUT_BACK, EQUAL, FULL_COPY, REFUSE };
+mtype = { VERDICT_EQUAL, VERDICT_COPY, VERDICT_REFUSE };
+
+/*
+ * Steps.  Where the daemon has a crash point there, it has this name.
+ * Order counts: below copy_synced, the image is that of the log.
+ */
+#define idle                0
+#define dead                0       /* Export.up */
+#define opening             1
+#define serves              2
+#define journal_committed   1       /* Export.cs */
+#define journal_marked      2
+#define copy_synced         3
+#define copy_super          4       /* written, not synchronised */
+#define copy_unacked        5
+#define copy_decided        6
+#define copy_renamed        7
+#define named_super         8
+#define take_super          9
+#define apply_synced        1       /* Export.ws */
+#define checkpoint_super    2
+#define promote_super       1       /* Export.ps */
+#define promote_decided     3
+#define promote_synced      4
+#define applied_super       5
+#define promote_applied     6
+#define promote_state       7
+#define greeting            1       /* Device.ss */
+#define copy_begins         2
+#define copy_half           3
+#define linked              4
+#define epoch_sent          5
+#define epoch_recorded      6
+#define commit_sent         7
 
 typedef Super {
     bit have_image; bit image_is_copy; bit promoted;
-    byte generation; byte applied
+    byte generation; byte applied;
+    byte taker                      /* instance, see handover.pml */
 }
 
 typedef Export {
@@ -43,14 +82,18 @@ typedef Export {
     bit has_copy; byte copy[2]; bit copy_d;
     bit unmarked;                   /* the image was given away */
     /* the daemon */
-    byte up;                        /* 0: dead, 1: opening, 2: serves */
+    byte up;
     byte last; byte cur; bit page;   /* of the log; applied so far */
     byte open;                      /* epoch being received */
     bit copying;
     byte gen;                       /* of the peer */
     byte greet;                     /* WELCOME to be sent, its generation */
     byte cs; byte ws; byte ps;      /* steps: connection, worker, promotion */
-    byte ver                        /* ghost: content as of last */
+    byte ver;                       /* ghost: content as of last */
+#ifdef HANDOVER
+    bit peer; bit attached;         /* the connection that is served */
+    byte inst                       /* of a TAKE that is to be answered */
+#endif
 }
 
 typedef Record {
@@ -72,15 +115,18 @@ typedef Device {
     byte captured; byte acked;
     bit lineage; bit equal; bit synced; bit ready; bit copy_running;
     byte clean;                     /* stores after this one are dirty */
-    byte epoch; byte content; byte from  /* under way */
+    byte epoch; byte content; byte from; /* under way */
+#ifdef HANDOVER
+    byte role; byte inst; byte runs; bit loaded
+#endif
 }
 
 Export R[HOSTS];
-Device P[HOSTS];
-chan to_r[HOSTS] = [2] of { mtype, byte, byte, byte };
-chan to_p[HOSTS] = [2] of { mtype, byte, byte, byte };
-bit pcon[HOSTS];                    /* a primary's side is open */
-bit rcon[HOSTS];
+Device P[PRIMARIES];
+chan to_r[PRIMARIES] = [2] of { mtype, byte, byte, byte };
+chan to_p[PRIMARIES] = [2] of { mtype, byte, byte, byte };
+bit pcon[PRIMARIES];                /* a primary's side is open */
+bit rcon[PRIMARIES];
 byte promised[HOSTS];               /* ghost: content of released flushes */
 byte base;                          /* ghost: content promoted on export 0 */
 byte faults = FAULTS;
@@ -91,6 +137,22 @@ mtype verdict;
 #define X R[r]
 #define S P[p]
 #define T P[p].to
+#ifndef HANDOVER
+#define K r                         /* connection that a replica serves */
+#define L T                         /* connection of a primary */
+#define HOME(p) p                   /* that to its own replica */
+#define REPLICA(p) p
+#define CONNECTED rcon[r]
+#define ATTACHED(n)
+#define EXISTS(p) (p == 0 || R[0].unmarked)
+#define GUEST_RUNS true
+#define MAY_DIAL true
+#define WORKS true
+#define COMPLETES true
+#define COMMITS
+#define HOLDS(v, n) ((n) <= (v))    /* content v has store n in it */
+#define EQUAL_TO(v) (S.clean == (v)) /* but for what is dirty */
+#endif
 
 #define MAX(a, b) ((a) > (b) -> (a) : (b))
 #define PREV(n) ((n) == 0 -> 0 : ((n) > 8 && (n) - 9 == base -> base : (n) - 1))
@@ -113,11 +175,11 @@ mtype verdict;
 #else
 #define CHECK(n, c) assert(n != ONLY || (c))
 #endif
-#ifndef REACH
-#define NOTE(v) verdict = v
-#else
-#define NOTE(v) verdict = v; assert(verdict != REACH)
-#endif
+/*
+ * The name of a transition, for tests/model/run (each is reached) and for
+ * tests/functional/test_model_walk.py (the programs are led through each).
+ */
+#define STEP(name) skip
 
 inline drain(c) {
     do
@@ -126,12 +188,16 @@ inline drain(c) {
     od
 }
 
+#ifdef HANDOVER
+#include "handover.pml"
+#endif
 #include "replica.pml"
 #include "primary.pml"
 
 #define SETTLED(p) (P[p].state == fenced || P[p].state == failed || \
                     P[p].state == in_sync && !P[p].epoch && \
-                    P[p].mem == P[p].clean && P[p].mem == promised[p])
+                    P[p].mem == P[p].clean && \
+                    P[p].mem == promised[REPLICA(p)])
 
 #ifndef LIVE
 /* Where nothing can happen any more, all are content (invalid end states). */
@@ -143,6 +209,9 @@ end:
 #if HOSTS > 1
     CHECK(7, !R[0].unmarked || SETTLED(1))
 #endif
+#ifdef HANDOVER
+    CHECK(7, !EXISTS(1) || SETTLED(1))
+#endif
 }
 #endif
 
@@ -150,6 +219,10 @@ init {
     d_step {
         R[0].v.generation = 1; R[0].d.generation = 1;
         P[0].state = connecting;
+#ifdef HANDOVER
+        P[1].state = connecting;
+        already_in_sync();
+#endif
 #if HOSTS > 1
         R[1].v.generation = 1; R[1].d.generation = 1;
         P[1].state = connecting;
@@ -159,6 +232,9 @@ init {
         run replica(0); run primary(0);
 #if HOSTS > 1
         run replica(1); run primary(1)
+#endif
+#ifdef HANDOVER
+        run primary(1)
 #endif
     }
 }
