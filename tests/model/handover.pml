@@ -21,7 +21,6 @@
 #define primary_    0               /* Device.role */
 #define handed_over 1
 #define incoming    2
-#define taking      3               /* the guest runs; not yet a primary */
 
 mtype = { WENT_ON };                /* REFUSE, reason "went on" */
 
@@ -55,12 +54,13 @@ bit others_went_on;                 /* ghost: started from a state file */
 #define CONNECTED (X.attached && rcon[X.peer])
 #define ATTACHED(n) X.attached = n
 #define EXISTS(p) (p == 0 || P[1].v.found)
-#define GUEST_RUNS (S.role == primary_ || S.role == taking)
-#define MAY_DIAL GUEST_RUNS
+#define GUEST_RUNS (S.role == primary_)
+#define MAY_DIAL (S.role == primary_)
+#define HAS_ROLE (S.role == primary_ && !S.take)
 #if defined(M_COMMIT_AFTER_SECTION) || defined(M_ACK_AFTER_SECTION)
 #define M_LINK_STAYS
 #endif
-#define COMMITS CHECK(11, S.role == primary_)
+#define COMMITS CHECK(11, HAS_ROLE)
 
 /* A store of the source after its section is not in what was handed over. */
 #define HOLDS(v, n) ((n) <= (v) && \
@@ -84,7 +84,7 @@ inline hang_up(k) {
 }
 
 /* b: instance of a TAKE, or 0; c: what the record says */
-inline take(k) {
+inline answer_take(k) {
     if
     :: X.v.generation == a + 1 ->
         STEP(r_take_again);
@@ -128,7 +128,7 @@ inline hello_or_take(k) {
         if
         :: b ->
             WHEN(X.attached, STEP(r_replaced); detach());
-            take(k)
+            answer_take(k)
         :: !b && X.attached -> STEP(r_busy); hang_up(k)
         :: !b && !X.attached -> X.peer = k; hello()
         fi
@@ -156,7 +156,7 @@ inline already_in_sync() {
 
 /* The primary */
 
-#define CAN_SAVE(p) (P[p].begun && P[p].role == primary_ && P[p].synced && \
+#define CAN_SAVE(p) (P[p].begun && P[p].role == primary_ && !P[p].take && P[p].synced && \
                      !P[p].copy_running && !sect.saved && \
                      (P[p].state == in_sync || P[p].state == connecting))
 #define CAN_LOAD(p) (sect.saved && loads && !P[p].running)
@@ -178,9 +178,6 @@ inline save_section() {
     close_link();
     S.state = connecting;
 #endif
-#if !defined(M_RESUME_PLAIN) && !defined(M_LINK_STAYS)
-    S.clean = sect.clean; S.epoch = 0; S.content = 0; S.from = 0;
-#endif
     S.role = handed_over;
     S.runs++; S.inst = 4 * p + S.runs
 }
@@ -199,18 +196,25 @@ inline load_section() {
 
 inline go_on() {
 #ifdef M_RESUME_PLAIN
-    S.role = (S.role == incoming -> taking : primary_)
+    S.take = S.role == incoming;
 #else
-    S.role = taking
+    S.take = 1;
 #endif
+    S.role = primary_
 }
 
-/* WELCOME for TAKE: a have, b generation, c epoch */
-inline p_takes() {
-    CHECK(13, R[T].up < serves || HOLDS(S.mem, R[T].ver));
-    CHECK(14, R[T].up < serves || DIFFER_IS_DIRTY(R[T].ver));
-    S.role = primary_; S.v.generation = b; S.captured = c; S.acked = c;
-    S.epoch = 0; S.lineage = 1; S.synced = 1; S.equal = 0;
+/* WELCOME for TAKE; what follows is as for any WELCOME. */
+inline p_takes(g, e) {
+    S.take = 0;
+    if
+    :: S.loaded ->
+        STEP(p_taken_over);
+        S.synced = e >= S.acked; S.acked = MAX(S.acked, e);
+        S.captured = S.acked; S.loaded = 0
+    :: !S.loaded ->
+        STEP(p_taken_back)
+    fi;
+    S.v.generation = g; S.lineage = 1;
     begin();
-    S.state = in_sync; S.ready = 1; S.ss = linked
+    CHECK(13, R[T].up < serves || HOLDS(S.mem, R[T].ver))
 }

@@ -117,7 +117,8 @@ typedef Device {
     byte clean;                     /* stores after this one are dirty */
     byte epoch; byte content; byte from; /* under way */
 #ifdef HANDOVER
-    byte role; byte inst; byte runs; bit loaded
+    byte role; bit take; bit loaded;
+    byte inst; byte runs            /* this run; how many there were */
 #endif
 }
 
@@ -179,7 +180,13 @@ mtype verdict;
  * The name of a transition, for tests/model/run (each is reached) and for
  * tests/functional/test_model_walk.py (the programs are led through each).
  */
+#ifndef STEPS
 #define STEP(name) skip
+#else
+#define STEP(name) c_code { \
+    { static char once; if (!once) { once = 1; puts("reached " #name); } } \
+}
+#endif
 
 inline drain(c) {
     do

@@ -37,14 +37,13 @@ inline process_ends() {
     S.equal = 0; S.synced = 0; S.clean = 0; S.epoch = 0; S.content = 0;
     S.from = 0
 #ifdef HANDOVER
-    ; S.role = primary_; S.inst = 0
+    ; S.role = primary_; S.take = 0; S.loaded = 0; S.inst = 0
 #endif
 }
 
 inline kill_process() {
 #ifdef HANDOVER
-    S.harmed = (S.role == incoming || S.role == taking && S.loaded ->
-                1 : S.harmed);
+    S.harmed = (S.loaded -> 1 : S.harmed);
 #endif
     process_ends();
     S.state = (S.state == failed -> failed : connecting)
@@ -85,7 +84,7 @@ inline start(wait) {
     :: else ->
         S.running = 1;
 #ifdef HANDOVER
-        S.loaded = 0; others_went_on = (sect.saved -> 1 : 0);
+        others_went_on = (sect.saved -> 1 : 0);
 #endif
         if
         :: wait -> STEP(p_start)
@@ -102,7 +101,7 @@ inline release(n) {
 #ifndef HANDOVER
     CHECK(2, T == p)
 #else
-    CHECK(15, S.role == primary_)
+    CHECK(15, HAS_ROLE)
 #endif
 }
 
@@ -170,7 +169,10 @@ inline greeted() {
             S.copy_running = 1; S.clean = S.mem; S.ss = copy_begins
         :: else ->
             S.state = in_sync; S.ready = 1; S.ss = linked;
-            CHECK(4, R[T].up < serves || EQUAL_TO(R[T].ver))
+            CHECK(4, R[T].up < serves || EQUAL_TO(R[T].ver));
+#ifdef HANDOVER
+            CHECK(14, R[T].up < serves || DIFFER_IS_DIRTY(R[T].ver))
+#endif
         fi
     fi;
     verdict = 0
@@ -179,7 +181,7 @@ inline greeted() {
 inline dial() {
     S.con = 1; pcon[L] = 1; rcon[L] = 1; S.ss = greeting;
 #ifdef HANDOVER
-    to_r[L]!HELLO,S.v.generation,(S.role == taking -> S.inst : 0),
+    to_r[L]!HELLO,S.v.generation,(S.take -> S.inst : 0),
             S.captured * 16 + S.acked
 #else
     to_r[L]!HELLO,S.v.generation,0,0
@@ -190,14 +192,15 @@ inline hear() {
     to_p[L]?m,a,b,c;
     if
 #ifdef HANDOVER
-    :: m == WELCOME && S.role == taking -> STEP(p_taken); p_takes()
     :: m == WENT_ON -> STEP(p_went_on);
         CHECK(5, others_went_on);
         close_link(); S.state = failed
-    :: m == WELCOME && S.role != taking -> judge(a, b, c); greeted()
-#else
-    :: m == WELCOME -> judge(a, b, c); greeted()
 #endif
+    :: m == WELCOME ->
+#ifdef HANDOVER
+        WHEN(S.take, p_takes(b, c));
+#endif
+        judge(a, b, c); greeted()
     :: m == ACK ->
         CHECK(6, S.ss >= epoch_recorded && a == S.epoch);
         S.acked = S.epoch; release(S.content);

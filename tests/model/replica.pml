@@ -362,7 +362,7 @@ end:
             STEP(r_break); faults--; detach() }
 #endif
 #ifdef RKILL
-    :: d_step { FAULT && X.up && !X.unmarked ->
+    :: d_step { FAULT && X.up ->
             STEP(r_kill); faults--; daemon_dies() }
 #endif
 #ifdef RPOWER
