@@ -374,15 +374,34 @@ static void wait_without_bql(PmemHaDevice *s, int64_t ms)
     qemu_mutex_lock(&s->lock);
 }
 
-/* Bytes that the replica does not have; waits for a last epoch. */
+/* Bytes, in whole pages, that no acknowledged epoch holds. */
+static uint64_t unsent_bytes_locked(PmemHaDevice *s)
+{
+    unsigned i;
+
+    if (!s->synced || s->restored) {
+        /* Dirty bits tell nothing about what the replica has (I3). */
+        return s->size;
+    }
+    /*
+     * The epoch under way belongs to the replicator: its pages are marked, so
+     * that one which changed again counts once, but it is not put back.
+     */
+    for (i = 0; s->epoch && i < s->epoch->ranges->len; i++) {
+        PmemHaRange *r = &g_array_index(s->epoch->ranges, PmemHaRange, i);
+
+        pmem_ha_mark_dirty(s, r->offset, r->length);
+    }
+    return pmem_ha_dirty_bytes(s, UINT64_MAX);
+}
+
+/* Waits for a last epoch: what is then still missing at the replica. */
 static uint64_t drain(PmemHaDevice *s)
 {
     /* For all devices together: they end one after the other. */
     static int64_t budget = PMEM_HA_FINISH_MS * (int64_t)SCALE_MS;
     int64_t start = get_clock();
-    PmemHaEpoch *probe;
     uint64_t unsent;
-    uint64_t session = 0, number = 0;
     bool taken = false;
 
     qemu_mutex_lock(&s->lock);
@@ -398,11 +417,9 @@ static uint64_t drain(PmemHaDevice *s)
             break;
         }
         if (!s->epoch && !taken && !soon) {
-            session = s->session;
             qemu_mutex_unlock(&s->lock);
             taken = pmem_ha_capture_paused(s);
             qemu_mutex_lock(&s->lock);
-            number = s->rec.captured;
             if (taken) {
                 continue;
             }
@@ -410,13 +427,11 @@ static uint64_t drain(PmemHaDevice *s)
         /* A capture by a vCPU's thread ends without a signal. */
         wait_without_bql(s, MIN(left, 10));
     }
-    probe = s->epoch;
-    unsent = probe ? probe->bytes : 0;
-    if (!taken || !s->synced || session != s->session ||
-        s->rec.acked < number) {
-        /* At least something: what is dirty was not counted. */
-        unsent = MAX(unsent, 1);
+    /* What is being copied is neither dirty nor in an epoch; not for long. */
+    while (s->capturing) {
+        wait_without_bql(s, 10);
     }
+    unsent = unsent_bytes_locked(s);
     qemu_mutex_unlock(&s->lock);
     /* Not what digests take: those of large devices take seconds. */
     budget = MAX(budget - (get_clock() - start), 0);
@@ -438,14 +453,12 @@ static void disown(PmemHaDevice *s)
 
 void pmem_ha_finish(PmemHaDevice *s)
 {
+    /* As when a watchdog calls exit(): the vCPUs run on. */
+    bool running = runstate_is_running();
     Error *err = NULL;
     uint64_t unsent = 0;
 
-    if (runstate_is_running()) {
-        /* Not an orderly end: nothing can be said about one instant. */
-        return;
-    }
-    if (s->state_file &&
+    if (!running && s->state_file &&
         object_property_get_bool(OBJECT(PC_DIMM(s)->hostmem), "discard-data",
                                  NULL)) {
         /* Switched on since realize: the content is gone already. */
@@ -461,16 +474,27 @@ void pmem_ha_finish(PmemHaDevice *s)
         return;
     }
     if (s->replica) {
-        unsent = drain(s);
+        if (running) {
+            /*
+             * No last epoch: whoever called exit() may be a timer, where
+             * pausing the guest waits for that timer.
+             */
+            WITH_QEMU_LOCK_GUARD(&s->lock) {
+                unsent = unsent_bytes_locked(s);
+            }
+        } else {
+            unsent = drain(s);
+        }
         pmem_ha_replicator_stop(s);
         if (unsent) {
             warn_report("pmem-ha device '%s': the guest ended with data that "
                         "replica '%s' at %s does not have (last acknowledged "
-                        "epoch %" PRIu64 ", at least %" PRIu64 " bytes)",
+                        "epoch %" PRIu64 ", %" PRIu64 " bytes)",
                         s->name, s->export, s->peer, s->rec.acked, unsent);
         }
     }
-    if (!s->state_file) {
+    if (!s->state_file || running) {
+        /* A digest would not be that of one instant. */
         return;
     }
     QEMU_LOCK_GUARD(&s->lock);

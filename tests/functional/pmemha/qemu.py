@@ -49,7 +49,7 @@ class Qemu(Process):
         """A qtest channel; give accel='qtest' too unless vCPUs shall run."""
         channel, fd = self.pair('qtest', QtestChannel)
         self.add('-chardev', f'socket,id=qtest,fd={fd}',
-                 '-object', 'qtest,id=qtest0,chardev=qtest')
+                 '-object', 'qtest,id=qtest0,chardev=qtest,log=none')
         return channel
 
     def pmem_file(self, name, size, n=0, device='nvdimm', backend='',
