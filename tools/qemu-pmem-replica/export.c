@@ -149,8 +149,8 @@ static int check_peer(ReplicaExport *e, uint64_t generation,
         e->j->end.epoch > hello->captured) {
         error_setg(errp, "export '%s' holds %s: epoch %" PRIu64 " of "
                    "generation %" PRIu64 ", and what was handed over is epoch "
-                   "%" PRIu64 " of generation %" PRIu64 "; use the newer guest, or give "
-                   "this one a new and empty replica", e->name,
+                   "%" PRIu64 " of generation %" PRIu64 "; use the newer "
+                   "guest, or give this one a new and empty replica", e->name,
                    s->have_image ? "what is newer or of another lineage" :
                    "no image", e->j->end.epoch, s->generation, hello->captured,
                    generation);
