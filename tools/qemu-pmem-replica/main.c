@@ -294,7 +294,7 @@ int main(int argc, char *argv[])
     error_init(argv[0]);
     qemu_init_exec_dir(argv[0]);
     os_setup_signal_handling();
-    pmem_ha_crash_init();
+    pmem_ha_crash_init("PMEM_HA_CRASH_AT");
 
     process_options(argc, argv, PASS_PROCESS);
 

@@ -213,6 +213,7 @@ static PmemHaEpoch *take_epoch(PmemHaDevice *s)
     unsigned i;
 
     e->ranges = take_dirty(s);
+    pmem_ha_crash_point("dirty-taken");
     e->captured_ns = get_clock();
     for (i = 0; i < e->ranges->len; i++) {
         e->bytes += g_array_index(e->ranges, PmemHaRange, i).length;
@@ -331,6 +332,7 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
         }
     }
 
+    pmem_ha_crash_point("capture-begun");
     e = take_epoch(s);
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
@@ -357,6 +359,7 @@ static bool capture(PmemHaDevice *s, CPUState *cpu)
         s->cancelled_by_us = false;
         trace_pmem_ha_capture(s->name, e->number, e->ranges->len, e->bytes,
                               e->direct);
+        pmem_ha_crash_point("captured");
         qemu_cond_signal(&s->work);
         hold_locked(s, cpu);
         pmem_ha_histogram_add(&s->capture_us,

@@ -43,6 +43,7 @@ static void pmem_ha_unblock_work(CPUState *cpu, run_on_cpu_data data)
     if (found) {
         /* One instruction can write the hints of two devices. */
         cpu->flush_blocked = pmem_ha_cpu_waits(cpu);
+        pmem_ha_crash_point("waiter-released");
         object_unref(OBJECT(cpu));
     }
     object_unref(OBJECT(s));
@@ -183,6 +184,7 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
             s->want_epoch = true;
         }
         trace_pmem_ha_flush(s->name, cpu ? cpu->cpu_index : -1, w.target);
+        pmem_ha_crash_point("flush-queued");
         pmem_ha_kick_capture_locked(s);
     }
     if (wait) {

@@ -11,6 +11,7 @@
 
 #include "hw/mem/nvdimm.h"
 #include "hw/mem/pmem-ha.h"
+#include "hw/mem/pmem-ha-media.h"
 #include "hw/mem/pmem-ha-state.h"
 #include "hw/mem/pmem-ha-wire.h"
 #include "crypto/tlscreds.h"

@@ -296,6 +296,7 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
             w->epoch == e->number) {
             /* Only its acknowledgement was lost. */
             s->rec.acked = e->number;
+            pmem_ha_crash_point("lost-ack-recorded");
             s->synced = true;
             pmem_ha_now_proved_locked(s);
             pmem_ha_epoch_free(e);
@@ -303,6 +304,7 @@ PmemHaVerdict pmem_ha_judge_locked(PmemHaDevice *s, const PmemHaWelcome *w,
             pmem_ha_put_back(s, e);
             s->rec.captured = s->rec.acked;
             s->want_epoch = true;
+            pmem_ha_crash_point("epoch-put-back");
         }
     }
 
@@ -473,6 +475,7 @@ void pmem_ha_finish(PmemHaDevice *s)
         pmem_ha_replicator_stop(s);
         return;
     }
+    pmem_ha_crash_point("finish-begun");
     if (s->replica) {
         if (running) {
             /*
@@ -485,6 +488,7 @@ void pmem_ha_finish(PmemHaDevice *s)
         } else {
             unsent = drain(s);
         }
+        pmem_ha_crash_point("finish-drained");
         pmem_ha_replicator_stop(s);
         if (unsent) {
             warn_report("pmem-ha device '%s': the guest ended with data that "
@@ -502,8 +506,10 @@ void pmem_ha_finish(PmemHaDevice *s)
     s->rec.clean = !unsent && (s->proof_lineage || s->synced) &&
                    s->link_state != PMEM_HA_STATE_FENCED &&
                    digest_of_memory(s, s->rec.digest, &err);
+    pmem_ha_crash_point("finish-digest");
     if (err || !pmem_ha_state_write(s->state_file, &s->rec, true, &err)) {
         warn_reportf_err(err, "pmem-ha device '%s': the next start needs a "
                          "full copy: ", s->name);
     }
+    pmem_ha_crash_point("finish-marked");
 }

@@ -207,13 +207,62 @@ static bool link_read(PmemHaDevice *s, void *buf, size_t len,
     return true;
 }
 
+static void crash_after_sending(const PmemHaMsg *m)
+{
+    switch (m->type) {
+    case PMEM_HA_MSG_HELLO:
+        pmem_ha_crash_point("hello-sent");
+        break;
+    case PMEM_HA_MSG_COPY:
+        pmem_ha_crash_point("resync-announced");
+        break;
+    case PMEM_HA_MSG_BEGIN:
+        pmem_ha_crash_point("begin-sent");
+        break;
+    case PMEM_HA_MSG_DATA:
+        if (m->epoch) {
+            pmem_ha_crash_point("data-sent");
+        } else {
+            pmem_ha_crash_point("resync-data-sent");
+        }
+        break;
+    case PMEM_HA_MSG_COMMIT:
+        pmem_ha_crash_point("commit-sent");
+        break;
+    case PMEM_HA_MSG_PING:
+        pmem_ha_crash_point("ping-sent");
+        break;
+    default:
+        break;
+    }
+}
+
+static void crash_after_receiving(const PmemHaMsg *m)
+{
+    switch (m->type) {
+    case PMEM_HA_MSG_WELCOME:
+        pmem_ha_crash_point("welcome-received");
+        break;
+    case PMEM_HA_MSG_ACK:
+        pmem_ha_crash_point("ack-received");
+        break;
+    case PMEM_HA_MSG_PONG:
+        pmem_ha_crash_point("pong-received");
+        break;
+    default:
+        pmem_ha_crash_point("refusal-received");
+        break;
+    }
+}
+
 bool pmem_ha_link_send(PmemHaDevice *s, PmemHaMsg *msgs,
                        void *const *payloads, size_t n, Error **errp)
 {
     while (n) {
         uint8_t headers[SEND_BATCH][PMEM_HA_WIRE_HEADER_SIZE];
         struct iovec iov[SEND_BATCH * 2];
-        size_t batch = MIN(n, SEND_BATCH);
+        /* One by one for a test, so that each has an end of its own. */
+        size_t batch = unlikely(pmem_ha_crash_armed) ? 1 : MIN(n, SEND_BATCH);
         unsigned niov = 0;
         size_t i;
 
@@ -230,6 +279,9 @@ bool pmem_ha_link_send(PmemHaDevice *s, PmemHaMsg *msgs,
         }
         if (!link_write(s, iov, niov, errp)) {
             return false;
+        }
+        if (unlikely(pmem_ha_crash_armed)) {
+            crash_after_sending(msgs);
         }
         msgs += batch;
         payloads += batch;
@@ -260,6 +312,9 @@ static bool link_recv_deadline(PmemHaDevice *s, PmemHaMsg *m, void *payload,
         return false;
     }
     trace_pmem_ha_recv(s->name, pmem_ha_msg_name(m->type), m->epoch);
+    if (unlikely(pmem_ha_crash_armed)) {
+        crash_after_receiving(m);
+    }
 
     switch (m->type) {
     case PMEM_HA_MSG_FENCED:

@@ -160,17 +160,19 @@ int pmem_ha_media_sync_dir(const char *path, Error **errp)
 
 bool pmem_ha_crash_armed;
 
+static const char *crash_variable;
 static char *crash_name;        /* NULL: any point counts */
 static unsigned crash_left;     /* passages until the end */
 
-void pmem_ha_crash_init(void)
+void pmem_ha_crash_init(const char *variable)
 {
-    const char *spec = getenv("PMEM_HA_CRASH_AT");
+    const char *spec = getenv(variable);
     const char *colon;
 
     if (!spec || !*spec) {
         return;
     }
+    crash_variable = variable;
     crash_left = 1;
     colon = strchr(spec, ':');
     if (qemu_isdigit(*spec)) {
@@ -190,7 +192,7 @@ void pmem_ha_crash_passage(const char *name)
         return;
     }
     if (qatomic_fetch_dec(&crash_left) == 1) {
-        fprintf(stderr, "PMEM_HA_CRASH_AT: ending at '%s'\n", name);
+        fprintf(stderr, "%s: ending at '%s'\n", crash_variable, name);
         _exit(99);
     }
 }

@@ -497,6 +497,7 @@ static const TypeInfo pmem_ha_info = {
 
 static void pmem_ha_register_types(void)
 {
+    pmem_ha_crash_init("PMEM_HA_CRASH_PRIMARY");
     type_register_static(&pmem_ha_info);
 }
 

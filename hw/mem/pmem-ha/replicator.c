@@ -75,6 +75,7 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
     }
     *need_copy = verdict == PMEM_HA_VERDICT_COPY;
     s->greeted = true;
+    pmem_ha_crash_point("verdict");
     qemu_cond_broadcast(&s->settled);
     return true;
 }
@@ -91,6 +92,7 @@ static bool copy(PmemHaDevice *s, Error **errp)
         s->proof_equal = false;
         s->resync_remaining = s->size;
         pmem_ha_announce_locked(s, NULL);
+        pmem_ha_crash_point("resync-begun");
         object_ref(OBJECT(s));
         WITH_RCU_READ_LOCK_GUARD() {
             async_safe_run_on_cpu(first_cpu, pmem_ha_clear_work,
@@ -107,6 +109,7 @@ static bool copy(PmemHaDevice *s, Error **errp)
             return false;
         }
     }
+    pmem_ha_crash_point("resync-cleared");
     return pmem_ha_send_copy(s, errp);
 }
 
@@ -134,6 +137,7 @@ static bool one_epoch(PmemHaDevice *s, PmemHaEpoch *e, Error **errp)
     s->epoch = NULL;
     pmem_ha_epoch_free(e);
     trace_pmem_ha_acked(s->name, m.epoch);
+    pmem_ha_crash_point("ack-recorded");
     if (completes) {
         s->copy_running = false;
         s->synced = true;
@@ -265,6 +269,7 @@ static void link_lost(PmemHaDevice *s, Error *err)
     }
     error_free(s->last_error);
     s->last_error = err;
+    pmem_ha_crash_point("link-lost");
     trace_pmem_ha_link_lost(s->name, err ? error_get_pretty(err) : "quit");
     if (!s->quit) {
         pmem_ha_announce_locked(s, err ? error_get_pretty(err) : NULL);

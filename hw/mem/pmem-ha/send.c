@@ -216,5 +216,9 @@ bool pmem_ha_send_copy(PmemHaDevice *s, Error **errp)
         }
         qatomic_set(&s->resync_remaining, s->size - offset - r.length);
     }
-    return sender_flush(t, errp);
+    if (!sender_flush(t, errp)) {
+        return false;
+    }
+    pmem_ha_crash_point("resync-data-done");
+    return true;
 }

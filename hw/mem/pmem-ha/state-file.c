@@ -223,10 +223,12 @@ bool pmem_ha_state_write(PmemHaStateFile *f, const PmemHaStateRecord *rec,
     unsigned slot = !f->stable;
 
     encode_slot(rec, f->number + 1, buf);
+    pmem_ha_crash_point("state-write");
     if (pmem_ha_media_write(f->fd, f->path, buf, SLOT_SIZE, slot * SLOT_SIZE,
                             errp) < 0) {
         return false;
     }
+    pmem_ha_crash_point("state-written");
     f->number++;
     f->newest = slot;
     return !durable || pmem_ha_state_sync(f, errp);
@@ -253,6 +255,7 @@ bool pmem_ha_state_sync(PmemHaStateFile *f, Error **errp)
     if (!f->dir_synced && pmem_ha_media_sync_dir(f->path, errp) < 0) {
         return false;
     }
+    pmem_ha_crash_point("state-synced");
     f->dir_synced = true;
     f->stable = f->newest;
     return true;

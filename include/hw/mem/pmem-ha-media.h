@@ -47,8 +47,9 @@ void pmem_ha_crash_passage(const char *name);
 
 /*
  * A point in the protocol at which a test can end the process as SIGKILL
- * would.  PMEM_HA_CRASH_AT in the environment is the name of a point (its
- * first passage), name:N (its Nth), or a number N (the Nth passage of any).
+ * would.  A variable of the environment, PMEM_HA_CRASH_PRIMARY for QEMU and
+ * PMEM_HA_CRASH_AT for the replica, is the name of a point (its first passage),
+ * name:N (its Nth), or a number N (the Nth passage of any).
  * The points are listed in docs/specs/pmem-ha-media.rst.
  */
 static inline void pmem_ha_crash_point(const char *name)
@@ -58,7 +59,7 @@ static inline void pmem_ha_crash_point(const char *name)
     }
 }
 
-/* Read the environment; once, early, with one thread. */
-void pmem_ha_crash_init(void);
+/* Read @variable; once, early, before other threads pass a point. */
+void pmem_ha_crash_init(const char *variable);
 
 #endif
