@@ -228,7 +228,8 @@ def _check_records_cpu(p, cpu, images, acked, out):
         out.fail('lost', f'cpu {cpu}: record {acked} was acknowledged, the '
                          f'image ends after {count} stores '
                          f'({count // p.per_record} records)')
-    limit = max((acked + p.every) * p.per_record, p.first[cpu])
+    # Since its last report, or since it began
+    limit = (max(acked, p.first[cpu] // p.per_record) + p.every) * p.per_record
     if p.records:
         limit = min(limit, p.records * p.per_record)
     if count > limit:

@@ -89,6 +89,13 @@ class Records(unittest.TestCase):
         v = self.judge({0: 38, 1: 700})
         self.assertEqual(v.kind, 'ahead', v)
 
+    def test_ahead_of_a_second_run(self):
+        """One that began with what was there may do one record more."""
+        for begun, kind in ((39 * 32 + 9, 'ahead'), (40 * 32, 'ok')):
+            p = oracle.Params(CMD + f' first={begun},{700 * 32}', 2)
+            v = oracle.check_records(p, bytes(self.image), {})
+            self.assertEqual(v.kind, kind, v)
+
     def test_swapped_pages(self):
         a, b = self.p.place(0, 1)[1], self.p.place(0, 2)[1]
         pa, pb = self.image[a:a + 4096], self.image[b:b + 4096]

@@ -32,7 +32,8 @@ CRASH_POINTS = (
     'journal-synced', 'journal-marked', 'ack-sent', 'apply-record',
     'apply-synced', 'super-write', 'super-synced', 'copy-start', 'copy-data',
     'copy-synced', 'copy-decided', 'copy-renamed', 'promote-decided',
-    'promote-applied', 'promote-state', 'promote-unmarked',
+    'promote-applied', 'promote-state', 'promote-unmarked', 'state-write',
+    'state-written', 'state-synced',
 )
 
 
