@@ -27,7 +27,9 @@
 #else
 #define PRIMARIES HOSTS
 #endif
+#ifndef EPOCHS
 #define EPOCHS 8        /* more than can be needed */
+#endif
 
 mtype = { HELLO, WELCOME, FENCED, COPY, DATA, BEGIN, COMMIT, ACK };
 mtype = { connecting, resync, in_sync, fenced, failed };

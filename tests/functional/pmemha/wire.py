@@ -27,7 +27,7 @@ TAKE = 1                        # in the payload of HELLO
 RECEIVED, JOURNALED, APPLIED = range(3)
 
 (R_PROTOCOL, R_NO_EXPORT, R_SIZE, R_SLOT, R_LABEL_SIZE, R_UUID, R_BUSY,
- R_DAMAGED, R_NO_SPACE, R_IO) = range(1, 11)
+ R_DAMAGED, R_NO_SPACE, R_IO, R_WENT_ON) = range(1, 12)
 
 
 def _table():
