@@ -5,10 +5,12 @@ Promotion at the worst moment, a primary that slept through it, full disks
 under a guest that flushes, and memory that comes while it does.
 """
 
+import errno
 import os
 import signal
 import subprocess
 import threading
+import time
 
 from pmemha import main, scaled
 from pmemha.baremetal import BareMetal
@@ -18,6 +20,10 @@ from pmemha.primary import ReplicaTestCase
 from pmemha.replica import Replica
 
 GUEST = 8 << 20
+# What one flush carries is more than the log keeps space for when it is empty,
+# so a daemon on a full disk can not help itself by a checkpoint.
+WORKLOAD = 'workload=records pages=512 area=512 think=2000'
+LOG = 1 << 20
 
 
 class Fencing(DeviceTest):
@@ -138,31 +144,79 @@ class Fencing(DeviceTest):
 class FullDisk(ReplicaTestCase):
     """The guest waits while the replica has no space, and loses nothing."""
 
-    def test_journal(self):
-        small = self.tmpfs(16 << 20)
-        r = self.replica('r', size=GUEST, image='d.img',
-                         journal=os.path.join(small, 'journal')).start()
-        g = self.adopt(BareMetal(self.work, 'workload=records think=2000',
-                                 smp=2))
-        g.add('-object', r.object('r0'))
+    def fill_until(self, disk, reached):
+        """The daemon frees space when it is idle; it is taken again."""
+        filler = os.path.join(disk, 'filler')
+        deadline = time.monotonic() + scaled(60)
+        while not reached():
+            self.assertLess(time.monotonic(), deadline, 'the disk is not full')
+            with open(filler, 'ab', buffering=0) as f:
+                try:
+                    while True:
+                        f.write(bytes(4096))
+                except OSError as e:
+                    self.assertEqual(e.errno, errno.ENOSPC)
+        return filler
+
+    def guest(self, policy, **kw):
+        self.r = self.replica('r', size=GUEST, **kw).start()
+        g = self.adopt(BareMetal(self.work, WORKLOAD, smp=2))
+        g.add('-object', self.r.object('r0'))
         g.pmem_file('p.img', GUEST, device='pmem-ha',
-                    props='replica=r0,state-file=p.state')
-        g.start()
+                    props=f'replica=r0,state-file=p.state,on-link-loss={policy}')
+        return g.start()
+
+    def goes_on(self, g):
+        """More is acknowledged than before, and all of it is promoted."""
+        seen = g.acks().get(0, 0)
+        g.out.wait_for(f'^A 0 {seen + 20}$', timeout=60)
+        g.kill()
+        answer = self.r.ctl('promote')
+        verdict = g.judge([answer['mem-path']])
+        self.assertTrue(verdict.ok, verdict)
+
+    def full_journal(self, policy):
+        """The guest on a full disk, which has space again then"""
+        disk = self.tmpfs(16 << 20)
+        g = self.guest(policy, image='d.img',
+                       journal=os.path.join(disk, 'journal'),
+                       props=f',journal-size={LOG}')
         g.out.wait_for('^A 0 20$', timeout=60)
-        g.qmp.poll('query-pmem-ha', lambda i: i[0]['state'] == 'stalled',
-                   scaled(60))
+
+        def waits():
+            return not g.qmp.cmd('query-status')['running']
+
+        filler = self.fill_until(disk, waits)
         self.assertIn('No space left', g.qmp.cmd(
             'query-pmem-ha')[0]['last-error'])
-        seen = g.acks()
-        subprocess.run(['mount', '-o', 'remount,size=256M', small],
+        os.unlink(filler)
+        return g
+
+    def test_journal(self):
+        g = self.full_journal('stall')
+        g.qmp.poll('query-status', lambda s: s['running'], scaled(60))
+        self.goes_on(g)
+
+    def test_journal_and_stop(self):
+        g = self.full_journal('stop')
+        g.qmp.poll('query-pmem-ha', lambda i: i[0]['state'] == 'in-sync',
+                   scaled(60))
+        self.assertFalse(g.qmp.cmd('query-status')['running'])
+        g.qmp.cmd('cont')
+        self.goes_on(g)
+
+    def test_image(self):
+        """No space for the full copy: no flush returns before there is."""
+        disk = self.tmpfs(GUEST // 2)
+        g = self.guest('stall', image=os.path.join(disk, 'd.img'))
+        g.qmp.poll('query-pmem-ha', lambda i: i[0]['state'] == 'stalled' and
+                   'No space left' in i[0].get('last-error', ''), scaled(60))
+        self.assertEqual(g.acks(), {})
+        subprocess.run(['mount', '-o', f'remount,size={3 * GUEST}', disk],
                        check=True)
         g.qmp.poll('query-status', lambda s: s['status'] == 'running',
                    scaled(60))
-        g.out.wait_for(f'^A 0 {seen[0] + 20}$', timeout=60)
-        g.kill()
-        answer = r.ctl('promote')
-        verdict = g.judge([answer['mem-path']])
-        self.assertTrue(verdict.ok, verdict)
+        self.goes_on(g)
 
 
 class Memory(DeviceTest):

@@ -131,10 +131,17 @@ QmpClient *qmp_client_open(const char *path, Error **errp)
     if (qio_channel_socket_connect_sync(c->sioc, &addr, errp) < 0) {
         goto fail;
     }
-    greeting = receive(c, errp);
-    if (!greeting) {
-        goto fail;
-    }
+    do {
+        /*
+         * A monitor sends events to its socket between accepting it and
+         * greeting: "connected" to the chardev comes first.
+         */
+        qobject_unref(greeting);
+        greeting = receive(c, errp);
+        if (!greeting) {
+            goto fail;
+        }
+    } while (qdict_haskey(greeting, "event"));
     if (!qdict_haskey(greeting, "QMP")) {
         error_setg(errp, "'%s' does not speak QMP: no greeting", path);
         goto fail;

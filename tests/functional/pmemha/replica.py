@@ -17,7 +17,8 @@ class Replica(Process):
     """
 
     def __init__(self, work, name='replica', export='pm0', image='replica.img',
-                 size='8M', journal=None, listen=None, args=()):
+                 size='8M', journal=None, listen=None, args=(),
+                 props=''):
         self.export = export
         self.image = image
         self.journal = journal or f'{image}.journal'
@@ -27,7 +28,7 @@ class Replica(Process):
         super().__init__(work, name, [
             program('PMEM_REPLICA'),
             '--export', f'name={export},mem-path={image},size={size},'
-                        f'journal={self.journal}',
+                        f'journal={self.journal}{props}',
             '--listen', self.address, *args])
         self.qmp, fd = self.pair('qmp', QmpChannel)
         self.argv += ['--chardev', f'socket,id=qmp,fd={fd}',
