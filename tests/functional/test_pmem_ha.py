@@ -329,7 +329,7 @@ class Refusals(DeviceTest):
     def test_options_by_name(self):
         for n, option in enumerate([
                 'on-link-loss=solo', 'flush-track=insn',
-                'consistency-group=g', 'staging-size=1', 'ack=never',
+                'staging-size=1', 'ack=never',
                 'mode=maybe', 'flush-track=maybe']):
             with self.subTest(option):
                 self.refused(self.machine(f'q{n}', options=',' + option),

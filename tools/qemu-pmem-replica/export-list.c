@@ -290,6 +290,8 @@ static PmemReplicaInfo *info_locked(ReplicaExport *e)
         i->slot = s->slot;
         i->has_label_size = true;
         i->label_size = s->label_size;
+        i->has_devices = true;
+        i->devices = s->n_more + 1;
     }
     if (e->conn) {
         i->peer = g_strdup(conn_peer(e->conn));

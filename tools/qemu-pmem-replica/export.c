@@ -61,6 +61,34 @@ static int check_owner(ReplicaExport *e, ReplicaConn *c)
     return e->conn == c ? EXPORT_OK : EXPORT_REPLACED;
 }
 
+/* The devices of a group and their order decide what stands where. */
+static int check_members(ReplicaExport *e, const PmemHaHello *h, Error **errp)
+{
+    const JournalSuper *s = &e->j->super;
+    unsigned i;
+
+    if (h->n_more != s->n_more) {
+        error_setg(errp, "export '%s' holds %u devices of a consistency-group, "
+                   "the primary has %u; give it the same devices, or use a new "
+                   "journal", e->name, s->n_more + 1, h->n_more + 1);
+        return PMEM_HA_REFUSE_SIZE;
+    }
+    for (i = 0; i < s->n_more; i++) {
+        if (!pmem_ha_member_is_equal(&s->more[i], &h->more[i])) {
+            error_setg(errp, "export '%s': device %u of the consistency-group "
+                       "has %" PRIu64 " bytes, label-size %" PRIu64 " and slot "
+                       "%" PRIu32 ", the primary's has %" PRIu64 ", %" PRIu64
+                       " and %" PRIu32 ", or another uuid; give it the same "
+                       "devices in the same order", e->name, i + 2,
+                       s->more[i].size, s->more[i].label_size,
+                       s->more[i].slot, h->more[i].size,
+                       h->more[i].label_size, h->more[i].slot);
+            return PMEM_HA_REFUSE_SIZE;
+        }
+    }
+    return EXPORT_OK;
+}
+
 /* Values that a HELLO must repeat; the messages name both. */
 static int check_identity(ReplicaExport *e, const PmemHaHello *h,
                           Error **errp)
@@ -97,7 +125,7 @@ static int check_identity(ReplicaExport *e, const PmemHaHello *h,
                    "label-size", e->name, s->label_size, h->label_size);
         return PMEM_HA_REFUSE_LABEL_SIZE;
     }
-    return EXPORT_OK;
+    return check_members(e, h, errp);
 }
 
 static void drop_epoch(ReplicaExport *e)
@@ -526,6 +554,8 @@ static int commit_copy(ReplicaExport *e, ReplicaConn *c, const PmemHaMsg *m,
         s.uuid = e->hello.uuid;
         s.slot = e->hello.slot;
         s.label_size = e->hello.label_size;
+        s.n_more = e->hello.n_more;
+        memcpy(s.more, e->hello.more, sizeof(s.more));
         s.taker = s.generation == e->peer_generation ? s.taker : 0;
         s.generation = e->peer_generation;
         s.log_generation = e->peer_generation;

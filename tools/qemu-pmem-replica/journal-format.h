@@ -18,6 +18,9 @@
 #define SUPER_PROMOTED      4u
 #define SUPER_IMAGE_IS_COPY 8u
 
+/* Offset of the number of further devices; 8 bytes on, the devices. */
+#define SUPER_MORE          1264
+
 #define JOURNAL_MARK_MAGIC  "PMHAMARK"
 #define JOURNAL_MARK_BASE   8192
 #define JOURNAL_MARK_STRIDE 4096

@@ -65,6 +65,11 @@ static void encode_super(const JournalSuper *s, uint8_t *buf)
     memcpy(buf + 218, s->state_path, path_len);
     stq_le_p(buf + 1248, s->log_generation);
     stq_le_p(buf + 1256, s->taker);
+    stl_le_p(buf + SUPER_MORE, s->n_more);
+    for (i = 0; i < s->n_more; i++) {
+        pmem_ha_member_encode(&s->more[i], buf + SUPER_MORE + 8 +
+                              i * PMEM_HA_MEMBER_SIZE);
+    }
     stl_le_p(buf + JOURNAL_SUPER_SIZE - 4,
              crc32c(0xffffffff, buf, JOURNAL_SUPER_SIZE - 4));
 }
@@ -74,6 +79,7 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
 {
     uint32_t flags = ldl_le_p(buf + 12);
     unsigned path_len = lduw_le_p(buf + 216);
+    uint64_t left;
     int i;
 
     if (memcmp(buf, JOURNAL_MAGIC, 8) ||
@@ -102,6 +108,16 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
         s->history[i].last_epoch = ldq_le_p(buf + 96 + i * 16);
     }
     memcpy(s->state_path, buf + 218, MIN(path_len, JOURNAL_MAX_PATH));
+    left = s->size;
+    s->n_more = MIN(ldl_le_p(buf + SUPER_MORE), PMEM_HA_WIRE_MAX_MORE);
+    for (i = 0; i < s->n_more; i++) {
+        pmem_ha_member_decode(buf + SUPER_MORE + 8 + i * PMEM_HA_MEMBER_SIZE,
+                              &s->more[i]);
+        if (s->more[i].size >= left) {
+            return 0;
+        }
+        left -= s->more[i].size;
+    }
     return ldl_le_p(buf + 8);
 }
 

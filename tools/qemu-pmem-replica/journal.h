@@ -26,8 +26,10 @@ typedef struct JournalSuper {
     uint64_t size;              /* of the region, bytes */
     uint64_t label_size;
     uint32_t slot;
+    unsigned n_more;            /* further devices of a consistency group */
+    PmemHaMember more[PMEM_HA_WIRE_MAX_MORE];
     bool have_image;
-    bool bound;                 /* uuid, label_size and slot are valid */
+    bool bound;                 /* uuid, label_size, slot and more are valid */
     bool promoted;
     bool image_is_copy;         /* the image is still named .copy */
     uint64_t generation;        /* from 1 */

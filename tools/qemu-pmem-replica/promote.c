@@ -44,32 +44,70 @@ static void add_arg(strList ***tail, GString *text, const char *arg)
     QAPI_LIST_APPEND(*tail, g_strdup(arg));
 }
 
+/* One device and its memory backend: @n counts from 0. */
+static void add_device(ReplicaExport *e, PmemReplicaPromotion *p,
+                       strList ***tail, GString *text, unsigned n,
+                       const PmemHaMember *m, uint64_t offset)
+{
+    g_autofree char *mem = option_value(p->mem_path);
+    g_autofree char *state = option_value(p->state_file);
+    g_autofree char *group = option_value(e->name);
+    GString *object = g_string_new(NULL);
+    GString *device = g_string_new(NULL);
+
+    g_string_printf(object, "memory-backend-file,id=mem%u,mem-path=%s", n, mem);
+    if (offset) {
+        g_string_append_printf(object, ",offset=%" PRIu64, offset);
+    }
+    g_string_append_printf(object, ",size=%" PRIu64 ",share=on", m->size);
+
+    g_string_printf(device, "pmem-ha,id=pm%u,memdev=mem%u,slot=%" PRIu32, n, n,
+                    m->slot);
+    if (m->label_size) {
+        g_string_append_printf(device, ",label-size=%" PRIu64, m->label_size);
+    }
+    if (!qemu_uuid_is_null(&m->uuid)) {
+        g_autofree char *uuid = qemu_uuid_unparse_strdup(&m->uuid);
+
+        g_string_append_printf(device, ",uuid=%s", uuid);
+    }
+    if (e->j->super.n_more) {
+        g_string_append_printf(device, ",consistency-group=%s", group);
+    }
+    g_string_append_printf(device, ",state-file=%s", state);
+
+    add_arg(tail, text, "-object");
+    add_arg(tail, text, object->str);
+    add_arg(tail, text, "-device");
+    add_arg(tail, text, device->str);
+    g_string_free(object, TRUE);
+    g_string_free(device, TRUE);
+}
+
 static void set_command_line(ReplicaExport *e, PmemReplicaPromotion *p)
 {
     const JournalSuper *s = &e->j->super;
-    g_autofree char *uuid = qemu_uuid_unparse_strdup(&s->uuid);
-    g_autofree char *mem = option_value(p->mem_path);
-    g_autofree char *state = option_value(p->state_file);
-    g_autofree char *object = NULL;
-    GString *device = g_string_new(NULL);
+    PmemHaMember first = {
+        .uuid = s->uuid,
+        .size = s->size,
+        .label_size = s->label_size,
+        .slot = s->slot,
+    };
     GString *text = g_string_new(NULL);
     strList **tail = &p->command_line;
+    uint64_t offset;
+    unsigned i;
 
-    object = g_strdup_printf("memory-backend-file,id=mem0,mem-path=%s,"
-                             "size=%" PRIu64 ",share=on", mem, s->size);
-    g_string_printf(device, "pmem-ha,id=pm0,memdev=mem0,slot=%" PRIu32,
-                    s->slot);
-    if (s->label_size) {
-        g_string_append_printf(device, ",label-size=%" PRIu64, s->label_size);
+    for (i = 0; i < s->n_more; i++) {
+        first.size -= s->more[i].size;
     }
-    g_string_append_printf(device, ",uuid=%s,state-file=%s", uuid, state);
-
-    add_arg(&tail, text, "-object");
-    add_arg(&tail, text, object);
-    add_arg(&tail, text, "-device");
-    add_arg(&tail, text, device->str);
+    add_device(e, p, &tail, text, 0, &first, 0);
+    offset = first.size;
+    for (i = 0; i < s->n_more; i++) {
+        add_device(e, p, &tail, text, i + 1, &s->more[i], offset);
+        offset += s->more[i].size;
+    }
     p->command_line_text = g_string_free(text, FALSE);
-    g_string_free(device, TRUE);
 }
 
 static PmemReplicaPromotion *result(ReplicaExport *e)

@@ -27,22 +27,52 @@
 
 void pmem_ha_track(PmemHaDevice *s, bool on)
 {
-    /* The backend's own region: the DIMM's is an alias of its first part. */
-    memory_region_set_log(s->mr, on, DIRTY_MEMORY_PMEM_HA);
+    unsigned i;
+
+    for (i = 0; i < s->n_parts; i++) {
+        /* The backend's own region: the DIMM's is an alias of its start. */
+        memory_region_set_log(s->part[i].mr, on, DIRTY_MEMORY_PMEM_HA);
+    }
+}
+
+static PmemHaPart *part_at(PmemHaDevice *s, uint64_t offset)
+{
+    PmemHaPart *p = &s->part[s->n_parts - 1];
+
+    assert(offset < s->size);
+    while (p->offset > offset) {
+        p--;
+    }
+    return p;
+}
+
+uint8_t *pmem_ha_content(PmemHaDevice *s, uint64_t offset, uint64_t *left)
+{
+    PmemHaPart *p = part_at(s, offset);
+
+    *left = p->offset + p->size - offset;
+    return p->ram + (offset - p->offset);
 }
 
 void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length)
 {
-    physical_memory_set_dirty_range(memory_region_get_ram_addr(s->mr) +
-                                    offset, length,
-                                    1 << DIRTY_MEMORY_PMEM_HA);
+    while (length) {
+        PmemHaPart *p = part_at(s, offset);
+        uint64_t n = MIN(length, p->offset + p->size - offset);
+
+        physical_memory_set_dirty_range(memory_region_get_ram_addr(p->mr) +
+                                        (offset - p->offset), n,
+                                        1 << DIRTY_MEMORY_PMEM_HA);
+        offset += n;
+        length -= n;
+    }
 }
 
-uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough)
+static uint64_t dirty_bytes_of(PmemHaPart *p, uint64_t enough)
 {
-    ram_addr_t start = memory_region_get_ram_addr(s->mr);
+    ram_addr_t start = memory_region_get_ram_addr(p->mr);
     unsigned long page = start >> TARGET_PAGE_BITS;
-    unsigned long end = (start + s->size) >> TARGET_PAGE_BITS;
+    unsigned long end = (start + p->size) >> TARGET_PAGE_BITS;
     DirtyMemoryBlocks *blocks;
     uint64_t bytes = 0;
 
@@ -62,11 +92,23 @@ uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough)
     return bytes;
 }
 
-void pmem_ha_dirty_words(PmemHaDevice *s, uint64_t *words)
+uint64_t pmem_ha_dirty_bytes(PmemHaDevice *s, uint64_t enough)
 {
-    unsigned long first = memory_region_get_ram_addr(s->mr) >>
+    uint64_t bytes = 0;
+    unsigned i;
+
+    for (i = 0; i < s->n_parts && bytes <= enough; i++) {
+        bytes += dirty_bytes_of(&s->part[i], enough - bytes);
+    }
+    return bytes;
+}
+
+static void dirty_words_of(PmemHaPart *p, uint64_t *words)
+{
+    unsigned long first = memory_region_get_ram_addr(p->mr) >>
                           TARGET_PAGE_BITS;
-    unsigned long pages = s->size >> TARGET_PAGE_BITS;
+    unsigned long pages = p->size >> TARGET_PAGE_BITS;
+    unsigned long at = p->offset >> TARGET_PAGE_BITS;
     DirtyMemoryBlocks *blocks;
     unsigned long i;
 
@@ -77,8 +119,17 @@ void pmem_ha_dirty_words(PmemHaDevice *s, uint64_t *words)
 
         if (test_bit(page % DIRTY_MEMORY_BLOCK_SIZE,
                      blocks->blocks[page / DIRTY_MEMORY_BLOCK_SIZE])) {
-            words[i / 64] |= 1ULL << i % 64;
+            words[(at + i) / 64] |= 1ULL << (at + i) % 64;
         }
+    }
+}
+
+void pmem_ha_dirty_words(PmemHaDevice *s, uint64_t *words)
+{
+    unsigned i;
+
+    for (i = 0; i < s->n_parts; i++) {
+        dirty_words_of(&s->part[i], words);
     }
 }
 
@@ -91,11 +142,12 @@ void pmem_ha_mark_word(PmemHaDevice *s, uint64_t offset, uint64_t word)
     }
 }
 
-static void add_page(GArray *ranges, uint64_t offset)
+/* Ranges from number @own on are of the same part, and may grow. */
+static void add_page(GArray *ranges, unsigned own, uint64_t offset)
 {
     PmemHaRange r = { offset, TARGET_PAGE_SIZE };
 
-    if (ranges->len) {
+    if (ranges->len > own) {
         PmemHaRange *last = &g_array_index(ranges, PmemHaRange,
                                            ranges->len - 1);
 
@@ -107,10 +159,11 @@ static void add_page(GArray *ranges, uint64_t offset)
     g_array_append_val(ranges, r);
 }
 
-static void add_word(GArray *ranges, uint64_t offset, unsigned long word)
+static void add_word(GArray *ranges, unsigned own, uint64_t offset,
+                     unsigned long word)
 {
     while (word) {
-        add_page(ranges, offset + ((uint64_t)ctzl(word) << TARGET_PAGE_BITS));
+        add_page(ranges, own, offset + ((uint64_t)ctzl(word) << TARGET_PAGE_BITS));
         word &= word - 1;
     }
 }
@@ -119,13 +172,13 @@ static void add_word(GArray *ranges, uint64_t offset, unsigned long word)
  * Dirty bits by TCG and by devices: own bitmap, a word at a time, then one
  * TLB reset for the span (per page it costs 5 ms for 1,024 pages).
  */
-static GArray *take_dirty_bitmap(PmemHaDevice *s)
+static void take_dirty_bitmap(PmemHaPart *p, GArray *ranges)
 {
-    ram_addr_t start = memory_region_get_ram_addr(s->mr);
+    ram_addr_t start = memory_region_get_ram_addr(p->mr);
     unsigned long page = start >> TARGET_PAGE_BITS;
-    unsigned long end = (start + s->size) >> TARGET_PAGE_BITS;
+    unsigned long end = (start + p->size) >> TARGET_PAGE_BITS;
     unsigned long first = page;
-    GArray *ranges = g_array_new(false, false, sizeof(PmemHaRange));
+    unsigned own = ranges->len;
     DirtyMemoryBlocks *blocks;
 
     RCU_READ_LOCK_GUARD();
@@ -141,27 +194,26 @@ static GArray *take_dirty_bitmap(PmemHaDevice *s)
         if (qatomic_read(word) & mask) {
             unsigned long old = qatomic_fetch_and(word, ~mask) & mask;
 
-            add_word(ranges,
-                     (uint64_t)((page & ~(unsigned long)(BITS_PER_LONG - 1)) -
-                                first) << TARGET_PAGE_BITS, old);
+            add_word(ranges, own, p->offset +
+                     ((uint64_t)((page & ~(unsigned long)(BITS_PER_LONG - 1)) -
+                                 first) << TARGET_PAGE_BITS), old);
         }
         page += num;
     }
-    if (ranges->len) {
-        PmemHaRange *lo = &g_array_index(ranges, PmemHaRange, 0);
+    if (ranges->len > own) {
+        PmemHaRange *lo = &g_array_index(ranges, PmemHaRange, own);
         PmemHaRange *hi = &g_array_index(ranges, PmemHaRange, ranges->len - 1);
 
-        physical_memory_dirty_bits_cleared(start + lo->offset,
+        physical_memory_dirty_bits_cleared(start + (lo->offset - p->offset),
                                            hi->offset + hi->length -
                                            lo->offset);
     }
-    return ranges;
 }
 
 /* Dirty bits that the accelerator keeps: they must be fetched first. */
-static GArray *take_dirty_log(PmemHaDevice *s)
+static void take_dirty_log(PmemHaPart *p, GArray *ranges)
 {
-    GArray *ranges = g_array_new(false, false, sizeof(PmemHaRange));
+    unsigned own = ranges->len;
     g_autofree DirtyBitmapSnapshot *snap = NULL;
     bool locked = bql_locked();
     uint64_t offset;
@@ -173,23 +225,33 @@ static GArray *take_dirty_log(PmemHaDevice *s)
     if (!locked) {
         bql_lock();
     }
-    snap = memory_region_snapshot_and_clear_dirty(s->mr, 0, s->size,
+    snap = memory_region_snapshot_and_clear_dirty(p->mr, 0, p->size,
                                                   DIRTY_MEMORY_PMEM_HA);
     if (!locked) {
         bql_unlock();
     }
-    for (offset = 0; offset < s->size; offset += TARGET_PAGE_SIZE) {
-        if (memory_region_snapshot_get_dirty(s->mr, snap, offset,
+    for (offset = 0; offset < p->size; offset += TARGET_PAGE_SIZE) {
+        if (memory_region_snapshot_get_dirty(p->mr, snap, offset,
                                              TARGET_PAGE_SIZE)) {
-            add_page(ranges, offset);
+            add_page(ranges, own, p->offset + offset);
+        }
+    }
+}
+
+/* All parts in one exclusive section: they are of one instant. */
+static GArray *take_dirty(PmemHaDevice *s)
+{
+    GArray *ranges = g_array_new(false, false, sizeof(PmemHaRange));
+    unsigned i;
+
+    for (i = 0; i < s->n_parts; i++) {
+        if (tcg_enabled()) {
+            take_dirty_bitmap(&s->part[i], ranges);
+        } else {
+            take_dirty_log(&s->part[i], ranges);
         }
     }
     return ranges;
-}
-
-static GArray *take_dirty(PmemHaDevice *s)
-{
-    return tcg_enabled() ? take_dirty_bitmap(s) : take_dirty_log(s);
 }
 
 void pmem_ha_clear_all(PmemHaDevice *s)
@@ -210,6 +272,7 @@ static PmemHaEpoch *take_epoch(PmemHaDevice *s)
 {
     PmemHaEpoch *e = g_new0(PmemHaEpoch, 1);
     uint8_t *to = s->staging;
+    uint64_t left;
     unsigned i;
 
     e->ranges = take_dirty(s);
@@ -222,7 +285,7 @@ static PmemHaEpoch *take_epoch(PmemHaDevice *s)
     for (i = 0; i < e->ranges->len && !e->direct; i++) {
         PmemHaRange *r = &g_array_index(e->ranges, PmemHaRange, i);
 
-        memcpy(to, s->ram + r->offset, r->length);
+        memcpy(to, pmem_ha_content(s, r->offset, &left), r->length);
         to += r->length;
     }
     return e;

@@ -159,6 +159,7 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
     uint64_t dirty = 0;
 
     assert(bql_locked());
+    s = s->leader;
     if (s->replica && s->mode == PMEM_HA_MODE_ASYNC) {
         dirty = dirty_for_lag(s);
     }

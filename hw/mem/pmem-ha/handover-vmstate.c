@@ -223,7 +223,12 @@ static bool check_section(PmemHaDevice *s, Error **errp)
     QemuUUID uuid;
 
     memcpy(uuid.data, t->uuid, sizeof(uuid.data));
-    if (!s->replica) {
+    if (s->leader != s) {
+        error_setg(errp, "pmem-ha device '%s' is not the first one of "
+                   "consistency-group=%s, and the stream is of a device that "
+                   "is mirrored by itself; give both ends the same groups",
+                   s->name, s->consistency_group);
+    } else if (!s->replica) {
         if (!runstate_check(RUN_STATE_INMIGRATE)) {
             /* A snapshot of the time when there was one. */
             return true;
@@ -306,9 +311,12 @@ static int pmem_ha_post_load(void *opaque, int version_id)
     return 0;
 }
 
+/* The first one of a group has it for all. */
 static bool has_replica(void *opaque)
 {
-    return PMEM_HA(opaque)->replica;
+    PmemHaDevice *s = opaque;
+
+    return s->replica && s->leader == s;
 }
 
 static const VMStateDescription vmstate_lineage = {

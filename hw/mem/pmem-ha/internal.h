@@ -40,7 +40,21 @@
 #define PMEM_HA_RECONNECT_MS    200
 #define PMEM_HA_PATIENT_MS      2000
 
-/* Bytes of guest memory: [offset, offset + length) of the backend. */
+/*
+ * What one memory backend contributes.  The parts of a consistency group stand
+ * one behind the other in the image; without a group there is one.
+ */
+typedef struct PmemHaPart {
+    struct PmemHaDevice *dev;
+    MemoryRegion *mr;           /* the backend's own region, labels included */
+    uint8_t *ram;
+    uint64_t offset;            /* of its first byte in the image */
+    uint64_t size;
+} PmemHaPart;
+
+#define PMEM_HA_MAX_PARTS       (1 + PMEM_HA_WIRE_MAX_MORE)
+
+/* Bytes of the image: [offset, offset + length), all of one part. */
 typedef struct PmemHaRange {
     uint64_t offset;
     uint64_t length;
@@ -124,11 +138,16 @@ struct PmemHaDevice {
 
     /* constant after realize */
     char *name;                 /* for people and events */
+    /*
+     * Who flushes, captures and talks for this device: itself, or the first
+     * one of its group, see group.c.
+     */
+    PmemHaDevice *leader;
     char *export;
     char *peer;                 /* address of the replica as text */
-    MemoryRegion *mr;           /* the backend's own region, labels included */
-    uint8_t *ram;
-    uint64_t size;
+    PmemHaPart part[PMEM_HA_MAX_PARTS];     /* ascending offsets */
+    unsigned n_parts;
+    uint64_t size;              /* of all parts */
     int slot;
     int image_fd;               /* holds the lock of the backing file; or -1 */
     bool backing_is_pmem;
@@ -139,6 +158,8 @@ struct PmemHaDevice {
     Notifier exit_notifier;
     QTAILQ_ENTRY(PmemHaDevice) next;    /* BQL */
     bool realized_ha;
+    bool started;               /* a leader: see pmem_ha_start() */
+    bool starting_group;        /* after all other devices, see group.c */
     bool tracking;
 
     /* BQL */
@@ -278,6 +299,8 @@ void pmem_ha_clear_work(CPUState *cpu, run_on_cpu_data data);
 bool pmem_ha_capture_paused(PmemHaDevice *s);
 /* Start and end tracking.  BQL. */
 void pmem_ha_track(PmemHaDevice *s, bool on);
+/* The content at @offset of the image; its part ends after *@left bytes. */
+uint8_t *pmem_ha_content(PmemHaDevice *s, uint64_t offset, uint64_t *left);
 /* Mark ranges dirty again.  Any thread. */
 void pmem_ha_mark_dirty(PmemHaDevice *s, uint64_t offset, uint64_t length);
 /*
@@ -355,6 +378,18 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp);
 /* QEMU ends: last epoch, digest, clean mark.  BQL, vCPUs paused. */
 void pmem_ha_finish(PmemHaDevice *s);
 
+/* Whether the memory backend of any part has property @name on. */
+bool pmem_ha_any_backend_has(PmemHaDevice *s, const char *name);
+
+/* pmem-ha.c: prove, and mirror.  BQL.  Undone when it fails. */
+bool pmem_ha_start(PmemHaDevice *s, Error **errp);
+
+/*
+ * group.c: devices with one property 'consistency-group' have one leader, which
+ * starts when all devices of the command line are there.  BQL.
+ */
+bool pmem_ha_group_add(PmemHaDevice *s, Error **errp);
+
 /*
  * bypass.c: devices that write to guest memory past QEMU.  BQL.  Fails if there
  * is one; otherwise none can be added until pmem_ha_bypass_allow().
@@ -406,6 +441,8 @@ void pmem_ha_build_nfit(NVDIMMDevice *nvdimm, uint32_t handle,
 /* qmp.c: devices that are realized, in no order.  BQL. */
 void pmem_ha_register(PmemHaDevice *s);
 void pmem_ha_unregister(PmemHaDevice *s);
+/* The one after @s (NULL: the first one), by slots; or NULL */
+PmemHaDevice *pmem_ha_next(PmemHaDevice *s);
 /* Whether @cpu must not run: a flush of it waits, or a device is fenced. */
 bool pmem_ha_cpu_waits(CPUState *cpu);
 /* Whether a flush of it to this device waits.  BQL. */

@@ -33,6 +33,19 @@ static const char *backing_path(PmemHaDevice *s, char **alloc)
     return *alloc;
 }
 
+bool pmem_ha_any_backend_has(PmemHaDevice *s, const char *name)
+{
+    unsigned i;
+
+    for (i = 0; i < s->n_parts; i++) {
+        if (object_property_get_bool(OBJECT(PC_DIMM(s->part[i].dev)->hostmem),
+                                     name, NULL)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp)
 {
     g_autofree char *alloc = NULL;
@@ -76,17 +89,17 @@ static bool digest_of_memory(PmemHaDevice *s, uint8_t *digest, Error **errp)
     g_autoptr(QCryptoHash) hash = NULL;
     g_autofree uint8_t *result = NULL;
     size_t len = 0;
-    uint64_t done;
+    uint64_t done, n;
 
     hash = qcrypto_hash_new(QCRYPTO_HASH_ALGO_SHA256, errp);
     if (!hash) {
         return false;
     }
-    for (done = 0; done < s->size; done += DIGEST_CHUNK) {
-        struct iovec iov = {
-            s->ram + done, MIN(s->size - done, DIGEST_CHUNK)
-        };
+    for (done = 0; done < s->size; done += n) {
+        struct iovec iov = { pmem_ha_content(s, done, &n) };
 
+        n = MIN(n, DIGEST_CHUNK);
+        iov.iov_len = n;
         if (qcrypto_hash_updatev(hash, &iov, 1, errp) < 0) {
             return false;
         }
@@ -127,7 +140,6 @@ void pmem_ha_note_backing(PmemHaDevice *s)
  */
 static void check_unclean(PmemHaDevice *s)
 {
-    Object *backend = OBJECT(PC_DIMM(s)->hostmem);
     struct stat st;
 
     if (qemu_uuid_is_null(&s->rec.boot_id)) {
@@ -162,7 +174,7 @@ static void check_unclean(PmemHaDevice *s)
         return;
     }
     /* With prealloc=on, the backend itself has just changed the file. */
-    if (!object_property_get_bool(backend, "prealloc", NULL) &&
+    if (!pmem_ha_any_backend_has(s, "prealloc") &&
         st.st_ctime > pmem_ha_state_time(s->state_file) +
                       PMEM_HA_BEAT_SLACK_S) {
         s->no_proof = "nothing, since the backing file was changed or "
@@ -225,8 +237,7 @@ bool pmem_ha_prove(PmemHaDevice *s, Error **errp)
     NVDIMMDevice *nvdimm = NVDIMM(s);
     bool found;
 
-    s->backing_is_pmem = object_property_get_bool(OBJECT(PC_DIMM(s)->hostmem),
-                                                  "pmem", NULL);
+    s->backing_is_pmem = pmem_ha_any_backend_has(s, "pmem");
     if (!s->state_path) {
         if (s->replica) {
             error_setg(errp, "pmem-ha device '%s': property 'state-file' is "
@@ -461,8 +472,7 @@ void pmem_ha_finish(PmemHaDevice *s)
     uint64_t unsent = 0;
 
     if (!running && s->state_file &&
-        object_property_get_bool(OBJECT(PC_DIMM(s)->hostmem), "discard-data",
-                                 NULL)) {
+        pmem_ha_any_backend_has(s, "discard-data")) {
         /* Switched on since realize: the content is gone already. */
         pmem_ha_replicator_stop(s);
         warn_report("pmem-ha device '%s': memdev property discard-data=on has "

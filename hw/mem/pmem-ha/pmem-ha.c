@@ -63,7 +63,7 @@ static void pmem_ha_write_label_data(NVDIMMDevice *nvdimm, const void *buf,
 
 static void pmem_ha_reset_hold(Object *obj, ResetType type)
 {
-    PmemHaDevice *s = PMEM_HA(obj);
+    PmemHaDevice *s = PMEM_HA(obj)->leader;
 
     pmem_ha_drop_waiters(s);
     if (type == RESET_TYPE_SNAPSHOT_LOAD) {
@@ -103,22 +103,10 @@ static bool check_options(PmemHaDevice *s, Error **errp)
                    "available yet, use hint", s->name);
         return false;
     }
-    if (s->consistency_group) {
-        error_setg(errp, "pmem-ha device '%s': consistency-group is not "
-                   "available yet, order between devices holds at flushes "
-                   "only", s->name);
-        return false;
-    }
     if (s->staging_size < PMEM_HA_PAGE_SIZE) {
         error_setg(errp, "pmem-ha device '%s': staging-size=%" PRIu64
                    " is less than a page (%d)", s->name, s->staging_size,
                    PMEM_HA_PAGE_SIZE);
-        return false;
-    }
-    if (s->replica && strlen(s->export) > PMEM_HA_WIRE_MAX_NAME) {
-        error_setg(errp, "pmem-ha device '%s': the name of the export has "
-                   "more than %d bytes, set pmem-replica property 'export'",
-                   s->name, PMEM_HA_WIRE_MAX_NAME);
         return false;
     }
     if (object_property_find(machine, "nvdimm-persistence")) {
@@ -209,7 +197,7 @@ static void stop_mirror(PmemHaDevice *s)
 bool pmem_ha_waits_for_replica(PmemHaDevice *s)
 {
     return s->replica && s->replica->connect_timeout_ms &&
-           !phase_check(PHASE_MACHINE_READY);
+           (!phase_check(PHASE_MACHINE_READY) || s->starting_group);
 }
 
 static bool start_mirror(PmemHaDevice *s, Error **errp)
@@ -255,10 +243,45 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
                      pmem_ha_begin(s, errp));
 }
 
+static bool pmem_ha_connect_to(PmemHaDevice *s, Error **errp)
+{
+    s->export = g_strdup(s->replica->export ?: s->consistency_group ?:
+                         s->name);
+    s->peer = socket_uri(s->replica->addr);
+    s->role = runstate_check(RUN_STATE_INMIGRATE) ? PMEM_HA_ROLE_INCOMING :
+              PMEM_HA_ROLE_PRIMARY;
+    if (strlen(s->export) > PMEM_HA_WIRE_MAX_NAME) {
+        error_setg(errp, "pmem-ha device '%s': the name of the export has "
+                   "more than %d bytes, set pmem-replica property 'export'",
+                   s->name, PMEM_HA_WIRE_MAX_NAME);
+        return false;
+    }
+    return true;
+}
+
+bool pmem_ha_start(PmemHaDevice *s, Error **errp)
+{
+    if ((s->replica && !pmem_ha_connect_to(s, errp)) ||
+        !pmem_ha_lock_image(s, errp) || !pmem_ha_prove(s, errp)) {
+        return false;
+    }
+    pmem_ha_stall_init(s);
+    if (!(s->replica ? start_mirror(s, errp) : pmem_ha_begin(s, errp))) {
+        stop_mirror(s);
+        pmem_ha_stall_cleanup(s);
+        return false;
+    }
+    s->exit_notifier.notify = pmem_ha_exit;
+    qemu_add_exit_notifier(&s->exit_notifier);
+    s->started = true;
+    return true;
+}
+
 static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
 {
     PmemHaDevice *s = PMEM_HA(nvdimm);
     DeviceState *dev = DEVICE(s);
+    MemoryRegion *mr;
 
     if (!nvdimm->nvdimm_mr) {
         return;     /* the parent failed, and said so */
@@ -266,31 +289,26 @@ static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
     s->name = dev->id ? g_strdup(dev->id) :
               object_get_canonical_path(OBJECT(s));
     s->slot = PC_DIMM(s)->slot;
-    s->mr = host_memory_backend_get_memory(PC_DIMM(s)->hostmem);
-    s->ram = memory_region_get_ram_ptr(s->mr);
-    s->size = memory_region_size(s->mr);
+    mr = host_memory_backend_get_memory(PC_DIMM(s)->hostmem);
+    s->size = memory_region_size(mr);
+    s->part[0] = (PmemHaPart) {
+        .dev = s,
+        .mr = mr,
+        .ram = memory_region_get_ram_ptr(mr),
+        .size = s->size,
+    };
+    s->n_parts = 1;
     s->link_state = s->shown = PMEM_HA_STATE_STANDALONE;
     qemu_guest_getrandom_nofail(&s->instance, sizeof(s->instance));
-    if (s->replica) {
-        s->export = g_strdup(s->replica->export ?: s->name);
-        s->peer = socket_uri(s->replica->addr);
-        s->role = runstate_check(RUN_STATE_INMIGRATE) ?
-                  PMEM_HA_ROLE_INCOMING : PMEM_HA_ROLE_PRIMARY;
-    }
-    if (!check_options(s, errp) || !pmem_ha_lock_image(s, errp) ||
-        !pmem_ha_prove(s, errp) || !pmem_ha_hint_add(s, errp)) {
+    if (!check_options(s, errp) || !pmem_ha_hint_add(s, errp)) {
         return;
     }
-    pmem_ha_stall_init(s);
-    if (!(s->replica ? start_mirror(s, errp) : pmem_ha_begin(s, errp))) {
-        stop_mirror(s);
-        pmem_ha_stall_cleanup(s);
+    if (!(s->consistency_group ? pmem_ha_group_add(s, errp) :
+          pmem_ha_start(s, errp))) {
         pmem_ha_hint_remove(s);
         return;
     }
     qemu_register_resettable(OBJECT(s));
-    s->exit_notifier.notify = pmem_ha_exit;
-    qemu_add_exit_notifier(&s->exit_notifier);
     pmem_ha_register(s);
     s->realized_ha = true;
 }
@@ -308,10 +326,12 @@ static void pmem_ha_unrealize(NVDIMMDevice *nvdimm)
     }
     s->realized_ha = false;
     pmem_ha_unregister(s);
-    qemu_remove_exit_notifier(&s->exit_notifier);
     qemu_unregister_resettable(OBJECT(s));
-    stop_mirror(s);
-    pmem_ha_stall_cleanup(s);
+    if (s->started) {
+        qemu_remove_exit_notifier(&s->exit_notifier);
+        stop_mirror(s);
+        pmem_ha_stall_cleanup(s);
+    }
     pmem_ha_hint_remove(s);
 }
 
@@ -397,6 +417,7 @@ static void pmem_ha_init(Object *obj)
 {
     PmemHaDevice *s = PMEM_HA(obj);
 
+    s->leader = s;
     s->image_fd = -1;
     s->mode = PMEM_HA_MODE_SYNC;
     s->ack = QAPI_PMEM_HA_ACK_JOURNALED;
@@ -481,8 +502,8 @@ static void pmem_ha_class_init(ObjectClass *oc, PmemHaClassData *data)
              "the vCPUs go on while it is sent");
     describe(oc, "flush-track", "what counts as a flush: hint (writes to the "
              "flush hint) (default: hint)");
-    describe(oc, "consistency-group", "devices captured in one epoch; not "
-             "available yet");
+    describe(oc, "consistency-group", "name of the devices that are captured "
+             "in one epoch (default: none)");
 }
 
 static const TypeInfo pmem_ha_info = {

@@ -35,6 +35,11 @@ void pmem_ha_unregister(PmemHaDevice *s)
     QTAILQ_REMOVE(&devices, s, next);
 }
 
+PmemHaDevice *pmem_ha_next(PmemHaDevice *s)
+{
+    return s ? QTAILQ_NEXT(s, next) : QTAILQ_FIRST(&devices);
+}
+
 bool pmem_ha_cpu_waits_for(PmemHaDevice *s, CPUState *cpu)
 {
     unsigned i;
@@ -100,6 +105,7 @@ void qmp_pmem_ha_resync(const char *id, Error **errp)
         error_setg(errp, "pmem-ha device '%s' has no property 'replica'", id);
         return;
     }
+    s = s->leader;
     QEMU_LOCK_GUARD(&s->lock);
     if (s->link_state == PMEM_HA_STATE_FENCED) {
         error_setg(errp, "pmem-ha device '%s': its replica was promoted or "
@@ -121,13 +127,22 @@ static PmemHaLatency *latency(const PmemHaHistogram *h)
     return l;
 }
 
-static PmemHaInfo *info(PmemHaDevice *s)
+static PmemHaInfo *info(PmemHaDevice *dev)
 {
     PmemHaInfo *i = g_new0(PmemHaInfo, 1);
+    PmemHaDevice *s = dev->leader;
     int64_t now = get_clock();
+    unsigned n;
 
     QEMU_LOCK_GUARD(&s->lock);
-    i->id = g_strdup(s->name);
+    i->id = g_strdup(dev->name);
+    i->consistency_group = g_strdup(dev->consistency_group);
+    for (n = 0; n < s->n_parts && dev->consistency_group; n++) {
+        if (s->part[n].dev == dev) {
+            i->has_offset = true;
+            i->offset = s->part[n].offset;
+        }
+    }
     i->role = s->role;
     i->state = pmem_ha_state_locked(s);
     i->mode = s->mode;
@@ -187,6 +202,11 @@ static void hmp_info_pmem_ha(Monitor *mon, const QDict *qdict)
                        PmemHaState_str(i->state), PmemHaMode_str(i->mode),
                        PmemHaAck_str(i->ack),
                        PmemHaLinkLoss_str(i->on_link_loss));
+        if (i->consistency_group) {
+            monitor_printf(mon, "  consistency group %s, at offset 0x%" PRIx64
+                           "; what follows is the group's\n",
+                           i->consistency_group, i->offset);
+        }
         monitor_printf(mon, "  uuid %s, generation %" PRIu64 "\n", i->uuid,
                        i->generation);
         if (i->peer) {

@@ -18,8 +18,9 @@
 
 static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
 {
-    uint8_t buf[512], payload[PMEM_HA_WIRE_MAX_TEXT];
+    uint8_t buf[PMEM_HA_HELLO_MAX], payload[PMEM_HA_WIRE_MAX_TEXT];
     void *out = buf;
+    unsigned i;
     PmemHaVerdict verdict;
     PmemHaWelcome w;
     PmemHaHello h = {
@@ -36,6 +37,16 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
     PmemHaMsg m = { .type = PMEM_HA_MSG_HELLO };
 
     g_strlcpy(h.name, s->export, sizeof(h.name));
+    for (i = 1; i < s->n_parts; i++) {
+        PmemHaDevice *dev = s->part[i].dev;
+
+        h.more[h.n_more++] = (PmemHaMember) {
+            .uuid = NVDIMM(dev)->uuid,
+            .size = s->part[i].size,
+            .label_size = NVDIMM(dev)->label_size,
+            .slot = dev->slot,
+        };
+    }
     m.len = pmem_ha_hello_encode(&h, buf);
     m.payload_crc = pmem_ha_wire_crc(buf, m.len);
     if (!pmem_ha_link_send(s, &m, &out, 1, errp) ||

@@ -138,6 +138,7 @@ bool pmem_ha_send_epoch(PmemHaDevice *s, PmemHaEpoch *e, bool completes_copy,
     uint32_t flags = completes_copy ? PMEM_HA_FLAG_COMPLETES_COPY : 0;
     uint8_t *content = s->staging;
     uint8_t digest[4];
+    uint64_t left;
     PmemHaMsg *m;
     unsigned i;
 
@@ -155,7 +156,8 @@ bool pmem_ha_send_epoch(PmemHaDevice *s, PmemHaEpoch *e, bool completes_copy,
     for (i = 0; i < e->ranges->len; i++) {
         PmemHaRange *r = &g_array_index(e->ranges, PmemHaRange, i);
 
-        if (!send_range(t, r, e->direct ? s->ram + r->offset : content,
+        if (!send_range(t, r, e->direct ?
+                        pmem_ha_content(s, r->offset, &left) : content,
                         errp)) {
             return false;
         }
@@ -195,26 +197,25 @@ bool pmem_ha_send_copy(PmemHaDevice *s, Error **errp)
     g_autofree Sender *t = g_new0(Sender, 1);
     PmemHaMsg begin = { .type = PMEM_HA_MSG_COPY, .arg0 = s->size };
     void *none = NULL;
-    uint64_t offset;
+    PmemHaRange r = { 0, 0 };
 
     t->s = s;
     t->bounce = bounce;
     if (!pmem_ha_link_send(s, &begin, &none, 1, errp)) {
         return false;
     }
-    for (offset = 0; offset < s->size; offset += PMEM_HA_WIRE_MAX_PAYLOAD) {
-        PmemHaRange r = {
-            offset, MIN(s->size - offset, PMEM_HA_WIRE_MAX_PAYLOAD)
-        };
+    for (; r.offset < s->size; r.offset += r.length) {
+        uint8_t *content = pmem_ha_content(s, r.offset, &r.length);
 
+        r.length = MIN(r.length, PMEM_HA_WIRE_MAX_PAYLOAD);
         if (qatomic_read(&s->quit)) {
             error_setg(errp, "QEMU ends");
             return false;
         }
-        if (!send_range(t, &r, s->ram + offset, errp)) {
+        if (!send_range(t, &r, content, errp)) {
             return false;
         }
-        qatomic_set(&s->resync_remaining, s->size - offset - r.length);
+        qatomic_set(&s->resync_remaining, s->size - r.offset - r.length);
     }
     if (!sender_flush(t, errp)) {
         return false;

@@ -62,6 +62,7 @@ void pmem_ha_vhost_fetch(PmemHaDevice *s)
     struct vhost_dev *hdev;
     unsigned fetched = 0;
     bool lost;
+    unsigned n;
     int i;
 
     /*
@@ -78,9 +79,11 @@ void pmem_ha_vhost_fetch(PmemHaDevice *s)
         MemoryListener *l = &hdev->memory_listener;
 
         for (i = 0; i < hdev->n_mem_sections; i++) {
-            if (hdev->mem_sections[i].mr == s->mr) {
-                l->log_sync(l, &hdev->mem_sections[i]);
-                fetched++;
+            for (n = 0; n < s->n_parts; n++) {
+                if (hdev->mem_sections[i].mr == s->part[n].mr) {
+                    l->log_sync(l, &hdev->mem_sections[i]);
+                    fetched++;
+                }
             }
         }
     }

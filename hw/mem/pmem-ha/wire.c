@@ -35,7 +35,7 @@ typedef struct MsgRule {
 static const MsgRule rules[PMEM_HA_MSG__MAX] = {
     [PMEM_HA_MSG_HELLO] = {
         "HELLO", 0, PMEM_HA_HELLO_FIXED + 1,
-        PMEM_HA_HELLO_FIXED + PMEM_HA_WIRE_MAX_NAME,
+        PMEM_HA_HELLO_MAX,
     },
     [PMEM_HA_MSG_WELCOME] = {
         "WELCOME", 0, PMEM_HA_WELCOME_SIZE, PMEM_HA_WELCOME_SIZE,
@@ -230,9 +230,35 @@ bool pmem_ha_wire_check_payload(const PmemHaMsg *m, const void *payload,
  * HELLO: uuid(16) size(8) label_size(8) slot(4) ack(4) captured(8) acked(8)
  * instance(8) name_len(4) flags(4), then the name.
  */
+void pmem_ha_member_encode(const PmemHaMember *m, uint8_t *buf)
+{
+    memcpy(buf, m->uuid.data, 16);
+    stq_le_p(buf + 16, m->size);
+    stq_le_p(buf + 24, m->label_size);
+    stl_le_p(buf + 32, m->slot);
+    stl_le_p(buf + 36, 0);
+}
+
+void pmem_ha_member_decode(const uint8_t *buf, PmemHaMember *m)
+{
+    *m = (PmemHaMember) {
+        .size = ldq_le_p(buf + 16),
+        .label_size = ldq_le_p(buf + 24),
+        .slot = ldl_le_p(buf + 32),
+    };
+    memcpy(m->uuid.data, buf, 16);
+}
+
+bool pmem_ha_member_is_equal(const PmemHaMember *a, const PmemHaMember *b)
+{
+    return a->size == b->size && a->label_size == b->label_size &&
+           a->slot == b->slot && qemu_uuid_is_equal(&a->uuid, &b->uuid);
+}
+
 size_t pmem_ha_hello_encode(const PmemHaHello *h, uint8_t *buf)
 {
     size_t n = strnlen(h->name, PMEM_HA_WIRE_MAX_NAME);
+    unsigned i;
 
     memcpy(buf, h->uuid.data, 16);
     stq_le_p(buf + 16, h->size);
@@ -243,9 +269,14 @@ size_t pmem_ha_hello_encode(const PmemHaHello *h, uint8_t *buf)
     stq_le_p(buf + 48, h->acked);
     stq_le_p(buf + 56, h->instance);
     stl_le_p(buf + 64, n);
-    stl_le_p(buf + 68, h->flags);
+    stl_le_p(buf + 68, h->flags | (h->n_more ? PMEM_HA_HELLO_GROUP : 0));
     memcpy(buf + PMEM_HA_HELLO_FIXED, h->name, n);
-    return PMEM_HA_HELLO_FIXED + n;
+    n += PMEM_HA_HELLO_FIXED;
+    for (i = 0; i < h->n_more; i++) {
+        pmem_ha_member_encode(&h->more[i], buf + n);
+        n += PMEM_HA_MEMBER_SIZE;
+    }
+    return n;
 }
 
 /* A name goes into messages and logs: text, and nothing that moves a cursor. */
@@ -261,18 +292,62 @@ static bool name_is_clean(const uint8_t *name, size_t len)
     return len && g_utf8_validate((const char *)name, len, NULL);
 }
 
+/* @len bytes behind the name; the sizes must leave some to the first device. */
+static bool decode_members(const uint8_t *buf, size_t len, PmemHaHello *h,
+                           Error **errp)
+{
+    uint64_t left = h->size;
+    unsigned i;
+
+    if (!(h->flags & PMEM_HA_HELLO_GROUP)) {
+        if (len) {
+            error_setg(errp, "protocol error: HELLO with %zu bytes behind the "
+                       "name", len);
+        }
+        return !len;
+    }
+    if (!len || len % PMEM_HA_MEMBER_SIZE ||
+        len > PMEM_HA_WIRE_MAX_MORE * PMEM_HA_MEMBER_SIZE) {
+        error_setg(errp, "protocol error: HELLO of a group with %zu bytes "
+                   "behind the name", len);
+        return false;
+    }
+    h->n_more = len / PMEM_HA_MEMBER_SIZE;
+    for (i = 0; i < h->n_more; i++) {
+        PmemHaMember *m = &h->more[i];
+
+        pmem_ha_member_decode(buf + i * PMEM_HA_MEMBER_SIZE, m);
+        if (!m->size || !QEMU_IS_ALIGNED(m->size, PMEM_HA_PAGE_SIZE) ||
+            m->size >= left || m->label_size >= m->size ||
+            m->slot >= MAX_SLOTS) {
+            error_setg(errp, "protocol error: HELLO of a group whose device %u "
+                       "has size 0x%" PRIx64 ", labels of 0x%" PRIx64
+                       ", slot %" PRIu32, i + 2, m->size, m->label_size,
+                       m->slot);
+            return false;
+        }
+        left -= m->size;
+    }
+    if (h->label_size >= left) {
+        error_setg(errp, "protocol error: HELLO with labels of 0x%" PRIx64
+                   " bytes in a device of 0x%" PRIx64, h->label_size, left);
+        return false;
+    }
+    return true;
+}
+
 bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
                           Error **errp)
 {
+    const uint32_t known = PMEM_HA_HELLO_TAKE | PMEM_HA_HELLO_GROUP;
     size_t n;
 
-    if (len <= PMEM_HA_HELLO_FIXED ||
-        len > PMEM_HA_HELLO_FIXED + PMEM_HA_WIRE_MAX_NAME) {
+    if (len <= PMEM_HA_HELLO_FIXED || len > PMEM_HA_HELLO_MAX) {
         error_setg(errp, "protocol error: HELLO of %zu bytes", len);
         return false;
     }
-    n = len - PMEM_HA_HELLO_FIXED;
-    if (ldl_le_p(buf + 64) != n ||
+    n = ldl_le_p(buf + 64);
+    if (n > PMEM_HA_WIRE_MAX_NAME || n > len - PMEM_HA_HELLO_FIXED ||
         !name_is_clean(buf + PMEM_HA_HELLO_FIXED, n)) {
         error_setg(errp, "protocol error: HELLO with a malformed export name");
         return false;
@@ -311,9 +386,13 @@ bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
                    "level %" PRIu32, h->ack);
         return false;
     }
-    if (h->flags & ~PMEM_HA_HELLO_TAKE) {
+    if (h->flags & ~known) {
         error_setg(errp, "protocol error: HELLO with unknown flags 0x%" PRIx32,
-                   h->flags & ~PMEM_HA_HELLO_TAKE);
+                   h->flags & ~known);
+        return false;
+    }
+    if (!decode_members(buf + PMEM_HA_HELLO_FIXED + n,
+                        len - PMEM_HA_HELLO_FIXED - n, h, errp)) {
         return false;
     }
     if (h->acked > h->captured) {

@@ -85,6 +85,8 @@ typedef enum PmemHaMsgType {
 
 /* In HELLO's payload: the generation ends, its image was handed over to us. */
 #define PMEM_HA_HELLO_TAKE           (1u << 0)
+/* Behind the name stand the further devices of a consistency group. */
+#define PMEM_HA_HELLO_GROUP          (1u << 1)
 
 typedef enum PmemHaRefusal {
     PMEM_HA_REFUSE_PROTOCOL = 1,   /* malformed or out of order */
@@ -121,9 +123,24 @@ typedef struct PmemHaMsg {
     uint32_t payload_crc;          /* crc32c; 0 when len is 0 */
 } PmemHaMsg;
 
+/*
+ * One more device of a consistency group: its content follows that of the one
+ * before it.
+ */
+typedef struct PmemHaMember {
+    QemuUUID uuid;                 /* may be null */
+    uint64_t size;                 /* of its backend, labels included */
+    uint64_t label_size;
+    uint32_t slot;
+} PmemHaMember;
+
+/* Bytes of an encoded member, and how many there are at most. */
+#define PMEM_HA_MEMBER_SIZE    40
+#define PMEM_HA_WIRE_MAX_MORE  7
+
 typedef struct PmemHaHello {
-    QemuUUID uuid;                 /* identity of the device */
-    uint64_t size;                 /* of the backend, labels included */
+    QemuUUID uuid;                 /* identity of the (first) device */
+    uint64_t size;                 /* of all backends, labels included */
     uint64_t label_size;
     uint32_t slot;
     uint32_t ack;                  /* PmemHaAckLevel that is asked for */
@@ -132,6 +149,8 @@ typedef struct PmemHaHello {
     uint64_t instance;             /* random, not 0; per run of the primary */
     uint32_t flags;                /* PMEM_HA_HELLO_* */
     char name[PMEM_HA_WIRE_MAX_NAME + 1];   /* of the export */
+    unsigned n_more;
+    PmemHaMember more[PMEM_HA_WIRE_MAX_MORE];
 } PmemHaHello;
 
 typedef struct PmemHaWelcome {
@@ -141,6 +160,8 @@ typedef struct PmemHaWelcome {
 } PmemHaWelcome;
 
 #define PMEM_HA_HELLO_FIXED    72  /* bytes before the name */
+#define PMEM_HA_HELLO_MAX      (PMEM_HA_HELLO_FIXED + PMEM_HA_WIRE_MAX_NAME + \
+                                PMEM_HA_WIRE_MAX_MORE * PMEM_HA_MEMBER_SIZE)
 #define PMEM_HA_WELCOME_SIZE   24
 
 /* Encode @m into @buf (PMEM_HA_WIRE_HEADER_SIZE bytes); sets both CRCs. */
@@ -170,7 +191,11 @@ uint32_t pmem_ha_wire_crc(const void *payload, size_t len);
  */
 uint32_t pmem_ha_wire_digest(uint32_t digest, const PmemHaMsg *data);
 
-/* HELLO: returns the payload's length; @buf holds at least 512 bytes. */
+void pmem_ha_member_encode(const PmemHaMember *m, uint8_t *buf);
+void pmem_ha_member_decode(const uint8_t *buf, PmemHaMember *m);
+bool pmem_ha_member_is_equal(const PmemHaMember *a, const PmemHaMember *b);
+
+/* HELLO: returns the payload's length; @buf holds PMEM_HA_HELLO_MAX bytes. */
 size_t pmem_ha_hello_encode(const PmemHaHello *h, uint8_t *buf);
 bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
                           Error **errp);

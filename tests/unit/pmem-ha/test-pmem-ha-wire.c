@@ -286,7 +286,7 @@ static PmemHaHello good_hello(void)
 
 static void bad_hello(const PmemHaHello *h, const char *text)
 {
-    uint8_t buf[512];
+    uint8_t buf[PMEM_HA_HELLO_MAX];
     size_t len = pmem_ha_hello_encode(h, buf);
     Error *err = NULL;
     PmemHaHello d;
@@ -300,7 +300,7 @@ static void test_hello(void)
 {
     PmemHaHello h = good_hello();
     PmemHaHello d;
-    uint8_t buf[512];
+    uint8_t buf[PMEM_HA_HELLO_MAX];
     size_t len = pmem_ha_hello_encode(&h, buf);
     size_t i;
 
@@ -335,7 +335,7 @@ static void test_hello(void)
     h.acked = 11;
     bad_hello(&h, "acknowledged");
     h = good_hello();
-    h.flags = PMEM_HA_HELLO_TAKE << 1;
+    h.flags = PMEM_HA_HELLO_GROUP << 1;
     bad_hello(&h, "flags");
     h = good_hello();
     h.name[0] = '\n';
@@ -349,6 +349,80 @@ static void test_hello(void)
     g_assert_cmpuint(len, <=, sizeof(buf));
     g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
     g_assert_cmpstr(d.name, ==, h.name);
+}
+
+static void test_hello_of_group(void)
+{
+    PmemHaHello h = good_hello();
+    PmemHaHello d;
+    uint8_t buf[PMEM_HA_HELLO_MAX];
+    size_t len, i;
+
+    h.flags = PMEM_HA_HELLO_GROUP;
+    for (i = 0; i < PMEM_HA_WIRE_MAX_MORE; i++) {
+        h.more[h.n_more++] = (PmemHaMember) {
+            .uuid = { .data = { 9, i } },
+            .size = (i + 1) * PMEM_HA_PAGE_SIZE, .label_size = i,
+            .slot = i + 4,
+        };
+    }
+    memset(h.name, 'x', PMEM_HA_WIRE_MAX_NAME);
+    len = pmem_ha_hello_encode(&h, buf);
+    g_assert_cmpuint(len, ==, sizeof(buf));
+    g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
+    g_assert_cmpmem(&h, sizeof(h), &d, sizeof(d));
+    for (i = 0; i < h.n_more; i++) {
+        g_assert_true(pmem_ha_member_is_equal(&h.more[i], &d.more[i]));
+        d.more[i].slot++;
+        g_assert_false(pmem_ha_member_is_equal(&h.more[i], &d.more[i]));
+    }
+
+    /* Shorter, it is malformed, or has whole devices less. */
+    for (i = 0; i < len; i++) {
+        Error *err = NULL;
+        size_t more = i - PMEM_HA_HELLO_FIXED - PMEM_HA_WIRE_MAX_NAME;
+
+        if (i > PMEM_HA_HELLO_FIXED + PMEM_HA_WIRE_MAX_NAME &&
+            more % PMEM_HA_MEMBER_SIZE == 0) {
+            g_assert_true(pmem_ha_hello_decode(buf, i, &d, &error_abort));
+            g_assert_cmpuint(d.n_more, ==, more / PMEM_HA_MEMBER_SIZE);
+        } else {
+            g_assert_false(pmem_ha_hello_decode(buf, i, &d, &err));
+            error_free(err);
+        }
+    }
+
+    h.more[3].size = 0;
+    bad_hello(&h, "device 5");
+    h.more[3].size = 4097;
+    bad_hello(&h, "device 5");
+    h.more[3].size = h.size;
+    bad_hello(&h, "device 5");
+    h.more[3].size = UINT64_MAX & ~(PMEM_HA_PAGE_SIZE - 1ULL);
+    bad_hello(&h, "device 5");
+    h.more[3].size = PMEM_HA_PAGE_SIZE;
+    h.more[3].label_size = PMEM_HA_PAGE_SIZE;
+    bad_hello(&h, "device 5");
+    h.more[3].label_size = 0;
+    h.more[3].slot = 256;
+    bad_hello(&h, "device 5");
+    h.more[3].slot = 0;
+    /* The first one must have more than its labels. */
+    h.more[3].size = h.size - 40 * PMEM_HA_PAGE_SIZE;
+    bad_hello(&h, "labels");
+
+    /* Without the flag nothing may follow the name. */
+    h = good_hello();
+    len = pmem_ha_hello_encode(&h, buf);
+    memset(buf + len, 0, PMEM_HA_MEMBER_SIZE);
+    {
+        Error *err = NULL;
+
+        g_assert_false(pmem_ha_hello_decode(buf, len + PMEM_HA_MEMBER_SIZE, &d,
+                                            &err));
+        g_assert_nonnull(strstr(error_get_pretty(err), "behind the name"));
+        error_free(err);
+    }
 }
 
 static void test_welcome(void)
@@ -389,6 +463,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pmem-ha/wire/payload", test_payload);
     g_test_add_func("/pmem-ha/wire/digest", test_digest);
     g_test_add_func("/pmem-ha/wire/hello", test_hello);
+    g_test_add_func("/pmem-ha/wire/hello-of-group", test_hello_of_group);
     g_test_add_func("/pmem-ha/wire/welcome", test_welcome);
     return g_test_run();
 }
