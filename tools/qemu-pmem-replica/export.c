@@ -158,19 +158,19 @@ static bool taken_by(ReplicaExport *e, uint64_t generation,
 }
 
 /* May a primary of @generation say HELLO?  Lock held. */
-static int check_peer(ReplicaExport *e, uint64_t generation,
+int export_check_peer(ReplicaExport *e, uint64_t generation,
                       const PmemHaHello *hello, Error **errp)
 {
     const JournalSuper *s = &e->j->super;
+    bool again = taken_by(e, generation, hello);
     int ret;
 
-    if (s->promoted || (generation < s->generation &&
-                        !taken_by(e, generation, hello))) {
+    if ((s->promoted && !(again && (hello->flags & PMEM_HA_HELLO_ADOPT))) ||
+        (generation < s->generation && !again)) {
         return EXPORT_FENCED;
     }
     ret = check_identity(e, hello, errp);
-    if (ret || !(hello->flags & PMEM_HA_HELLO_TAKE) ||
-        taken_by(e, generation, hello)) {
+    if (ret || !(hello->flags & PMEM_HA_HELLO_TAKE) || again) {
         return ret;
     }
     if (!s->have_image || generation != s->generation ||
@@ -216,7 +216,7 @@ static int attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
 
     QEMU_LOCK_GUARD(&e->lock);
 
-    ret = check_peer(e, generation, hello, errp);
+    ret = export_check_peer(e, generation, hello, errp);
     if (ret) {
         return ret;
     }
@@ -238,7 +238,7 @@ static int attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
         qemu_cond_wait(&e->attach_cond, &e->lock);
     }
     /* While waiting, the lock was free: what was checked may have changed. */
-    ret = check_peer(e, generation, hello, errp);
+    ret = export_check_peer(e, generation, hello, errp);
     if (ret) {
         return ret;
     }
@@ -269,8 +269,12 @@ int export_attach(ReplicaExport *e, ReplicaConn *c, uint64_t generation,
                   Error **errp)
 {
     ERRP_GUARD();
-    int ret = attach(e, c, generation, hello, welcome, errp);
+    int ret;
 
+    if (hello->flags & PMEM_HA_HELLO_ADOPT) {
+        return export_adopt(e, generation, hello, welcome, errp);
+    }
+    ret = attach(e, c, generation, hello, welcome, errp);
     /* WELCOME acknowledges what it names: at the level that was asked for. */
     if (ret == EXPORT_OK && hello->ack == PMEM_HA_ACK_APPLIED) {
         ret = bring_to_image(e, errp);

@@ -104,6 +104,18 @@ bool export_promotions(void);
 PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
                                      bool force, Error **errp);
 
+/*
+ * The same, for a primary on this host that has mapped the image, and asks for
+ * it by HELLO with ADOPT.  No connection is attached.  Returns as
+ * export_attach().
+ */
+int export_adopt(ReplicaExport *e, uint64_t generation,
+                 const PmemHaHello *hello, PmemHaWelcome *welcome,
+                 Error **errp);
+/* May a primary of @generation say @hello?  Lock held. */
+int export_check_peer(ReplicaExport *e, uint64_t generation,
+                      const PmemHaHello *hello, Error **errp);
+
 /* apply.c */
 void *export_worker(void *opaque);
 /* Bring the image to the end of the log; apply_lock held. */

@@ -286,6 +286,12 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
                            e->mem_path, e->j->end.epoch);
                 return NULL;
             }
+            if (!*e->j->super.state_path) {
+                error_setg(errp, "export '%s': its image '%s' was adopted by a "
+                           "primary on this host, which has it; see its "
+                           "state-file", e->name, e->mem_path);
+                return NULL;
+            }
             return result(e);
         }
         path = choose_state_path(e, state_file);
@@ -340,4 +346,120 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
 out:
     pmem_ha_state_close(f);
     return p;
+}
+
+/* Is what the primary has mapped the file that we have?  apply_lock held. */
+static bool same_file(ReplicaExport *e, const PmemHaHello *hello, Error **errp)
+{
+    QemuUUID boot_id;
+    struct stat st;
+
+    if (!pmem_ha_state_boot_id(&boot_id, errp)) {
+        return false;
+    }
+    if (!qemu_uuid_is_equal(&boot_id, &hello->host) ||
+        fstat(e->img->fd, &st) < 0 || st.st_dev != hello->file_dev ||
+        st.st_ino != hello->file_ino) {
+        error_setg(errp, "export '%s': the primary has not mapped the image "
+                   "'%s' as it is now (perhaps a full copy took its place); "
+                   "let its mem-path name that, and migrate again", e->name,
+                   e->img->path);
+        return false;
+    }
+    return true;
+}
+
+/* Step 1 of an adoption: TAKE and promotion in one.  Both locks held. */
+static int decide_adoption(ReplicaExport *e, const PmemHaHello *hello,
+                           Error **errp)
+{
+    JournalSuper s;
+
+    journal_abort(e->j);
+    if (!journal_settle(e->j, errp) || !check_log(e, errp)) {
+        return PMEM_HA_REFUSE_IO;
+    }
+    if (e->j->damage) {
+        error_setg(errp, "export '%s' is damaged: %s", e->name, e->j->damage);
+        return PMEM_HA_REFUSE_DAMAGED;
+    }
+    if (e->j->end.epoch != hello->captured) {
+        error_setg(errp, "export '%s' holds epoch %" PRIu64 ", and what was "
+                   "handed over is epoch %" PRIu64 "; let the guest go on where "
+                   "it came from", e->name, e->j->end.epoch, hello->captured);
+        return PMEM_HA_REFUSE_WENT_ON;
+    }
+    s = e->j->super;
+    journal_push_history(&s, e->j->end.epoch);
+    s.generation++;
+    s.taker = hello->instance;
+    s.promoted = true;
+    s.state_path[0] = 0;
+    return journal_write_super(e->j, &s, true, errp) ? EXPORT_OK :
+           PMEM_HA_REFUSE_IO;
+}
+
+static int adopt_locked(ReplicaExport *e, uint64_t generation,
+                        const PmemHaHello *hello, Error **errp)
+{
+    int ret = export_check_peer(e, generation, hello, errp);
+
+    if (ret || e->j->super.promoted) {
+        return ret;
+    }
+    if (!same_file(e, hello, errp)) {
+        return PMEM_HA_REFUSE_FILE;
+    }
+    ret = decide_adoption(e, hello, errp);
+    /* The first of its two superblocks counts. */
+    if (e->j->super.promoted) {
+        if (e->conn) {
+            conn_kick(e->conn);
+        }
+        e->copying = false;
+        e->copy_epoch_open = false;
+        export_announce(e, "adopted by a primary on this host");
+    }
+    return ret;
+}
+
+int export_adopt(ReplicaExport *e, uint64_t generation,
+                 const PmemHaHello *hello, PmemHaWelcome *welcome,
+                 Error **errp)
+{
+    int ret;
+
+    qatomic_set(&e->promoting, 1);
+    QEMU_LOCK_GUARD(&e->apply_lock);
+    qatomic_set(&e->promoting, 0);
+
+    if (e->img && !export_finish_switch(e, errp)) {
+        return PMEM_HA_REFUSE_IO;
+    }
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        qemu_cond_broadcast(&e->attach_cond);
+        ret = adopt_locked(e, generation, hello, errp);
+    }
+    if (ret) {
+        return ret;
+    }
+    if (e->img) {
+        pmem_ha_crash_point("promote-decided");
+        if (!apply_rest(e, "", errp)) {
+            return PMEM_HA_REFUSE_IO;
+        }
+        pmem_ha_crash_point("promote-applied");
+        if (!image_unmark(e->img, errp)) {
+            return PMEM_HA_REFUSE_IO;
+        }
+    }
+    QEMU_LOCK_GUARD(&e->lock);
+    image_close(g_steal_pointer(&e->img));
+    *welcome = (PmemHaWelcome) {
+        .have_image = true,
+        .generation = e->j->super.generation,
+        .epoch = e->j->super.applied,
+    };
+    trace_pmem_replica_promoted(e->name, welcome->generation, welcome->epoch);
+    return EXPORT_OK;
 }

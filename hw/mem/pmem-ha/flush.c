@@ -160,14 +160,14 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
 
     assert(bql_locked());
     s = s->leader;
-    if (s->replica && s->mode == PMEM_HA_MODE_ASYNC) {
+    if (pmem_ha_mirrors(s) && s->mode == PMEM_HA_MODE_ASYNC) {
         dirty = dirty_for_lag(s);
     }
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         s->flushes++;
         s->last_flush_ns = w.since_ns;
-        if (!s->replica) {
+        if (!pmem_ha_mirrors(s)) {
             return;
         }
         if (s->mode == PMEM_HA_MODE_ASYNC) {

@@ -86,6 +86,7 @@ static const char *differs(PmemHaDevice *a, PmemHaDevice *b)
            a->mode != b->mode ? "mode" :
            a->ack != b->ack ? "ack" :
            a->on_link_loss != b->on_link_loss ? "on-link-loss" :
+           a->handover != b->handover ? "handover" :
            a->max_lag != b->max_lag ? "max-lag" :
            a->staging_size != b->staging_size ? "staging-size" : NULL;
 }

@@ -169,9 +169,30 @@ static void take_snapshot(PmemHaDevice *s)
     s->want_epoch |= !captured;
 }
 
+/* The destination will have the replica's image, and nothing else. */
+static bool give_all(PmemHaDevice *s, Error **errp)
+{
+    uint64_t unsent = pmem_ha_drain(s, get_clock() + PMEM_HA_FINISH_MS *
+                                       (int64_t)SCALE_MS);
+
+    if (unsent) {
+        error_setg(errp, "pmem-ha device '%s': the replica does not have the "
+                   "last %" PRIu64 " bytes within %d ms, and handover=adopt "
+                   "gives the guest what it has; migrate when it is in sync, or "
+                   "set handover=copy", s->name, unsent, PMEM_HA_FINISH_MS);
+        return false;
+    }
+    return true;
+}
+
 static bool hand_over_locked(PmemHaDevice *s, Error **errp)
 {
     if (!pmem_ha_may_hand_over_locked(s, errp)) {
+        return false;
+    }
+    if (s->gives_image && s->rec.captured != s->rec.acked) {
+        error_setg(errp, "pmem-ha device '%s': an epoch began after the last "
+                   "one; migrate again", s->name);
         return false;
     }
     pmem_ha_give_locked(s);
@@ -197,6 +218,11 @@ static int pmem_ha_pre_save(void *opaque)
     }
     /* A backend that went away counts, too. */
     pmem_ha_vhost_fetch(s);
+    s->section.adopt = !snapshot && s->gives_image;
+    if (s->section.adopt && !give_all(s, &err)) {
+        migration_file_set_error(-EBUSY, err);
+        return -EBUSY;
+    }
 
     QEMU_LOCK_GUARD(&s->lock);
     if (!snapshot && !hand_over_locked(s, &err)) {
@@ -251,6 +277,15 @@ static bool check_section(PmemHaDevice *s, Error **errp)
         error_setg(errp, "pmem-ha device '%s': the stream is of the device "
                    "with uuid %s, property 'uuid' is %s; set it to the former",
                    s->name, theirs, have);
+    } else if (t->adopt != s->adopting) {
+        error_setg(errp, "pmem-ha device '%s': the stream comes with "
+                   "handover=%s, this side has %s; give both the same",
+                   s->name, t->adopt ? "adopt" : "copy",
+                   s->adopting ? "adopt" : "copy");
+    } else if (t->adopt && t->captured != t->acked) {
+        error_setg(errp, "pmem-ha device '%s': the stream says handover=adopt, "
+                   "and that the replica lacks epoch %" PRIu64, s->name,
+                   t->captured);
     } else if (!t->generation || t->generation >= PMEM_HA_MAX_NUMBER ||
                t->captured >= PMEM_HA_MAX_NUMBER || t->acked > t->captured ||
                t->captured - t->acked > 1) {
@@ -316,8 +351,30 @@ static bool has_replica(void *opaque)
 {
     PmemHaDevice *s = opaque;
 
-    return s->replica && s->leader == s;
+    return pmem_ha_mirrors(s) && s->leader == s;
 }
+
+static bool gives_image(void *opaque)
+{
+    return PMEM_HA(opaque)->section.adopt;
+}
+
+static int pmem_ha_pre_load(void *opaque)
+{
+    PMEM_HA(opaque)->section.adopt = false;
+    return 0;
+}
+
+static const VMStateDescription vmstate_adopt = {
+    .name = "pmem-ha/adopt",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = gives_image,
+    .fields = (const VMStateField[]) {
+        VMSTATE_BOOL(section.adopt, PmemHaDevice),
+        VMSTATE_END_OF_LIST()
+    },
+};
 
 static const VMStateDescription vmstate_lineage = {
     .name = "pmem-ha/lineage",
@@ -335,6 +392,7 @@ const VMStateDescription vmstate_pmem_ha = {
     .version_id = 1,
     .minimum_version_id = 1,
     .needed = has_replica,
+    .pre_load = pmem_ha_pre_load,
     .pre_save = pmem_ha_pre_save,
     .post_load = pmem_ha_post_load,
     .fields = (const VMStateField[]) {
@@ -357,5 +415,9 @@ const VMStateDescription vmstate_pmem_ha = {
             .size = 0, .offset = offsetof(PmemHaDevice, section),
         },
         VMSTATE_END_OF_LIST()
+    },
+    .subsections = (const VMStateDescription * const []) {
+        &vmstate_adopt,
+        NULL
     },
 };

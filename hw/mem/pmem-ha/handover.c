@@ -65,14 +65,29 @@ static int migration_event(NotifierWithReturn *n, MigrationEvent *e,
 {
     PmemHaDevice *s = container_of(n, PmemHaDevice, migration_notifier);
 
+    if (!pmem_ha_mirrors(s) || s->adopting) {
+        return 0;
+    }
     if (e->type != MIG_EVENT_PRECOPY_SETUP) {
+        if (s->gives_image) {
+            s->gives_image = false;
+            pmem_ha_content_travels(s, true);
+        }
         return 0;
     }
     if (!pmem_ha_check_capabilities(s, errp)) {
         return -EINVAL;
     }
-    QEMU_LOCK_GUARD(&s->lock);
-    return pmem_ha_may_hand_over_locked(s, errp) ? 0 : -EBUSY;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        if (!pmem_ha_may_hand_over_locked(s, errp)) {
+            return -EBUSY;
+        }
+    }
+    if (s->handover == PMEM_HA_HANDOVER_ADOPT) {
+        s->gives_image = true;
+        pmem_ha_content_travels(s, false);
+    }
+    return 0;
 }
 
 bool pmem_ha_handover_init(PmemHaDevice *s, Error **errp)

@@ -28,8 +28,10 @@
 
 /* A flush that waits longer than this pauses the guest. */
 #define PMEM_HA_STALL_MS        1000
-/* How long the end of QEMU waits for a last epoch. */
+/* How long the end of QEMU, or a handover, waits for a last epoch. */
 #define PMEM_HA_FINISH_MS       2000
+/* How long a guest that is about to run waits, at least, for the image. */
+#define PMEM_HA_ADOPT_MS        5000
 /* An idle link is tried this often. */
 #define PMEM_HA_PING_MS         1000
 /* While the guest runs, the state file's time is brought up this often. */
@@ -104,6 +106,7 @@ typedef struct PmemHaSection {
     uint64_t captured;
     uint64_t acked;
     bool paused;                /* the guest is, until a flush is satisfied */
+    bool adopt;                 /* the content is the replica's image */
     PmemHaLineage history[PMEM_HA_STATE_HISTORY];
     uint64_t *dirty;            /* to be saved: a bit for each page */
 } PmemHaSection;
@@ -131,6 +134,7 @@ struct PmemHaDevice {
     PmemHaMode mode;
     PmemHaAck ack;
     PmemHaLinkLoss on_link_loss;
+    PmemHaHandover handover;    /* may be changed at any time; BQL */
     uint64_t max_lag;           /* bytes, asynchronous mode */
     uint64_t staging_size;      /* bytes */
     bool flush_track_insn;
@@ -155,6 +159,7 @@ struct PmemHaDevice {
     uint64_t instance;
     Error *cpr_blocker;
     NotifierWithReturn migration_notifier;
+    Notifier adopt_notifier;
     Notifier exit_notifier;
     QTAILQ_ENTRY(PmemHaDevice) next;    /* BQL */
     bool realized_ha;
@@ -168,6 +173,8 @@ struct PmemHaDevice {
     QEMUBH *settle_bh;          /* main loop looks at stop_vm and resume_vm */
     bool paused_by_us;
     bool came_paused;           /* so it was where it came from */
+    bool gives_image;           /* this migration is handover=adopt */
+    bool adopting;              /* the backing is an image that is not ours */
     uint64_t lag_dirty;         /* see dirty_for_lag() */
     int64_t lag_next_ns;        /* get_clock() */
     unsigned vhost_lost;        /* vhost_log_lost as last seen; atomic */
@@ -181,6 +188,7 @@ struct PmemHaDevice {
     PmemHaRole role;            /* see docs/devel/pmem-ha-handover.rst */
     bool loaded;                /* rec is from a stream, and not ours yet */
     bool take;                  /* the next HELLO asks for the role */
+    bool adopted;               /* without a replica from now on; atomic */
     PmemHaState link_state;     /* all but stalled and lagging */
     PmemHaState shown;          /* last state announced */
     bool stalled;
@@ -375,6 +383,11 @@ bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp);
 void pmem_ha_note_backing(PmemHaDevice *s);
 /* The guest may run: what the state file proves is no longer so. */
 bool pmem_ha_begin(PmemHaDevice *s, Error **errp);
+/*
+ * Wait for a last epoch, until get_clock() is @until at most.  Returns: bytes
+ * that the replica does not have then.  BQL (let go meanwhile), vCPUs paused.
+ */
+uint64_t pmem_ha_drain(PmemHaDevice *s, int64_t until);
 /* QEMU ends: last epoch, digest, clean mark.  BQL, vCPUs paused. */
 void pmem_ha_finish(PmemHaDevice *s);
 
@@ -415,6 +428,28 @@ bool pmem_ha_taken_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                           Error **errp);
 /* handover-vmstate.c */
 extern const VMStateDescription vmstate_pmem_ha;
+
+/*
+ * adopt.c: the destination of a migration takes the replica's image
+ */
+
+/* Whether the stream carries the content.  BQL, outside of a migration. */
+void pmem_ha_content_travels(PmemHaDevice *s, bool on);
+/* Nothing that this QEMU does changes the image until it is adopted.  BQL. */
+bool pmem_ha_adopt_init(PmemHaDevice *s, Error **errp);
+void pmem_ha_adopt_cleanup(PmemHaDevice *s);
+/* Ask for the image in a HELLO with TAKE.  Replicator thread. */
+void pmem_ha_adopt_hello(PmemHaDevice *s, PmemHaHello *h);
+/* The replica gave it, with @w.  Replicator thread, lock held. */
+bool pmem_ha_adopted_locked(PmemHaDevice *s, const PmemHaWelcome *w,
+                            Error **errp);
+/* Before any vCPU runs: whether the image is ours.  BQL. */
+bool pmem_ha_adopt_wait(PmemHaDevice *s);
+/* Whether flushes wait for a replica. */
+static inline bool pmem_ha_mirrors(PmemHaDevice *s)
+{
+    return s->replica && !qatomic_read(&s->adopted);
+}
 
 /*
  * vhost-log.c: what vhost backends write.  BQL, but for the fetch

@@ -59,7 +59,15 @@ bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp)
     }
     real = realpath(path, NULL);
     marker = g_strdup_printf("%s.replica", real ?: path);
-    if (access(marker, F_OK) == 0) {
+    if (s->adopting) {
+        if (access(marker, F_OK) < 0) {
+            error_setg(errp, "pmem-ha device '%s': mem-path '%s' is not the "
+                       "image of a replica, which handover=adopt wants; name "
+                       "the image that qemu-pmem-replica has here", s->name,
+                       path);
+            return false;
+        }
+    } else if (access(marker, F_OK) == 0) {
         error_setg(errp, "pmem-ha device '%s': mem-path '%s' is the image of a "
                    "replica (%s exists)", s->name, path, marker);
         error_append_hint(errp, "Promote it first: qemu-pmemctl promote.\n");
@@ -69,6 +77,9 @@ bool pmem_ha_lock_image(PmemHaDevice *s, Error **errp)
     if (s->image_fd < 0) {
         error_prepend(errp, "pmem-ha device '%s': ", s->name);
         return false;
+    }
+    if (s->adopting) {
+        return true;
     }
     ret = qemu_lock_fd(s->image_fd, 0, 0, true);
     if (ret < 0) {
@@ -408,19 +419,15 @@ static uint64_t unsent_bytes_locked(PmemHaDevice *s)
     return pmem_ha_dirty_bytes(s, UINT64_MAX);
 }
 
-/* Waits for a last epoch: what is then still missing at the replica. */
-static uint64_t drain(PmemHaDevice *s)
+uint64_t pmem_ha_drain(PmemHaDevice *s, int64_t until)
 {
-    /* For all devices together: they end one after the other. */
-    static int64_t budget = PMEM_HA_FINISH_MS * (int64_t)SCALE_MS;
-    int64_t start = get_clock();
     uint64_t unsent;
     bool taken = false;
 
     qemu_mutex_lock(&s->lock);
-    s->hold_until_ns = start + budget;
+    s->hold_until_ns = until;
     for (;;) {
-        int64_t left = (start + budget - get_clock()) / SCALE_MS;
+        int64_t left = (until - get_clock()) / SCALE_MS;
         /* Pausing the guest cancelled an epoch: the link is back soon. */
         bool soon = s->link_state == PMEM_HA_STATE_CONNECTING &&
                     s->cancelled_by_us;
@@ -444,8 +451,19 @@ static uint64_t drain(PmemHaDevice *s)
     while (s->capturing) {
         wait_without_bql(s, 10);
     }
+    s->hold_until_ns = 0;
     unsent = unsent_bytes_locked(s);
     qemu_mutex_unlock(&s->lock);
+    return unsent;
+}
+
+static uint64_t drain_at_end(PmemHaDevice *s)
+{
+    /* For all devices together: they end one after the other. */
+    static int64_t budget = PMEM_HA_FINISH_MS * (int64_t)SCALE_MS;
+    int64_t start = get_clock();
+    uint64_t unsent = pmem_ha_drain(s, start + budget);
+
     /* Not what digests take: those of large devices take seconds. */
     budget = MAX(budget - (get_clock() - start), 0);
     return unsent;
@@ -486,7 +504,7 @@ void pmem_ha_finish(PmemHaDevice *s)
         return;
     }
     pmem_ha_crash_point("finish-begun");
-    if (s->replica) {
+    if (pmem_ha_mirrors(s)) {
         if (running) {
             /*
              * No last epoch: whoever called exit() may be a timer, where
@@ -496,7 +514,7 @@ void pmem_ha_finish(PmemHaDevice *s)
                 unsent = unsent_bytes_locked(s);
             }
         } else {
-            unsent = drain(s);
+            unsent = drain_at_end(s);
         }
         pmem_ha_crash_point("finish-drained");
         pmem_ha_replicator_stop(s);

@@ -191,6 +191,7 @@ static void stop_mirror(PmemHaDevice *s)
         s->replica->users--;
         s->tracking = false;
     }
+    pmem_ha_adopt_cleanup(s);
     pmem_ha_handover_cleanup(s);
 }
 
@@ -204,7 +205,8 @@ static bool start_mirror(PmemHaDevice *s, Error **errp)
 {
     bool wait = pmem_ha_waits_for_replica(s);
 
-    if (!pmem_ha_handover_init(s, errp)) {
+    if (!pmem_ha_handover_init(s, errp) ||
+        (s->adopting && !pmem_ha_adopt_init(s, errp))) {
         return false;
     }
     s->staging = mmap(NULL, s->staging_size, PROT_READ | PROT_WRITE,
@@ -250,6 +252,8 @@ static bool pmem_ha_connect_to(PmemHaDevice *s, Error **errp)
     s->peer = socket_uri(s->replica->addr);
     s->role = runstate_check(RUN_STATE_INMIGRATE) ? PMEM_HA_ROLE_INCOMING :
               PMEM_HA_ROLE_PRIMARY;
+    s->adopting = s->role == PMEM_HA_ROLE_INCOMING &&
+                  s->handover == PMEM_HA_HANDOVER_ADOPT;
     if (strlen(s->export) > PMEM_HA_WIRE_MAX_NAME) {
         error_setg(errp, "pmem-ha device '%s': the name of the export has "
                    "more than %d bytes, set pmem-replica property 'export'",
@@ -385,6 +389,18 @@ static void pmem_ha_set_link_loss(Object *obj, int value, Error **errp)
     PMEM_HA(obj)->on_link_loss = value;
 }
 
+static int pmem_ha_get_handover(Object *obj, Error **errp)
+{
+    return PMEM_HA(obj)->handover;
+}
+
+/* Where a guest goes is known when it goes. */
+static void pmem_ha_set_handover(Object *obj, int value, Error **errp)
+{
+    PMEM_HA(obj)->leader->handover = value;
+    PMEM_HA(obj)->handover = value;
+}
+
 static char *pmem_ha_get_track(Object *obj, Error **errp)
 {
     return g_strdup(PMEM_HA(obj)->flush_track_insn ? "insn" : "hint");
@@ -483,6 +499,10 @@ static void pmem_ha_class_init(ObjectClass *oc, PmemHaClassData *data)
                                    &PmemHaLinkLoss_lookup,
                                    pmem_ha_get_link_loss,
                                    pmem_ha_set_link_loss);
+    object_class_property_add_enum(oc, "handover", "PmemHaHandover",
+                                   &PmemHaHandover_lookup,
+                                   pmem_ha_get_handover,
+                                   pmem_ha_set_handover);
     object_class_property_add_str(oc, "flush-track", pmem_ha_get_track,
                                   pmem_ha_set_track);
 
@@ -496,6 +516,9 @@ static void pmem_ha_class_init(ObjectClass *oc, PmemHaClassData *data)
              "received, journaled or applied (default: journaled)");
     describe(oc, "on-link-loss", "guest without its replica: stall (paused "
              "until it is back) or stop (until cont) (default: stall)");
+    describe(oc, "handover", "content at a migration: copy (in the stream) or "
+             "adopt (the destination's memdev is the replica's image) "
+             "(default: copy)");
     describe(oc, "max-lag", "bytes that may wait for acknowledgement in "
              "asynchronous mode");
     describe(oc, "staging-size", "bytes of an epoch that are copied, so that "

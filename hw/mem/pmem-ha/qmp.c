@@ -59,6 +59,7 @@ bool pmem_ha_cpu_waits(CPUState *cpu)
 
     QTAILQ_FOREACH(s, &devices, next) {
         if (qatomic_read(&s->link_state) == PMEM_HA_STATE_FENCED ||
+            s->adopting ||
             pmem_ha_cpu_waits_for(s, cpu)) {
             return true;
         }

@@ -47,6 +47,9 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
             .slot = dev->slot,
         };
     }
+    if (h.flags & PMEM_HA_HELLO_TAKE) {
+        pmem_ha_adopt_hello(s, &h);
+    }
     m.len = pmem_ha_hello_encode(&h, buf);
     m.payload_crc = pmem_ha_wire_crc(buf, m.len);
     if (!pmem_ha_link_send(s, &m, &out, 1, errp) ||
@@ -67,6 +70,9 @@ static bool handshake(PmemHaDevice *s, bool *need_copy, Error **errp)
         !!(h.flags & PMEM_HA_HELLO_TAKE) != s->take) {
         error_setg(errp, "the role of this primary changed");
         return false;
+    }
+    if (s->take && s->adopting) {
+        return pmem_ha_adopted_locked(s, &w, errp);
     }
     if (s->take && !pmem_ha_taken_locked(s, &w, errp)) {
         return false;
@@ -239,6 +245,7 @@ static bool refused_for_good(PmemHaDevice *s)
     case PMEM_HA_REFUSE_LABEL_SIZE:
     case PMEM_HA_REFUSE_UUID:
     case PMEM_HA_REFUSE_WENT_ON:
+    case PMEM_HA_REFUSE_FILE:
         return true;
     default:
         return false;
@@ -325,6 +332,10 @@ static void *replicator(void *opaque)
 
         if (wait_for_role(s, &err) && pmem_ha_link_open(s, &err) &&
             handshake(s, &need_copy, &err)) {
+            if (qatomic_read(&s->adopted)) {
+                pmem_ha_link_close(s);
+                break;
+            }
             serve(s, need_copy, &err);
         }
         link_lost(s, err);

@@ -276,6 +276,12 @@ size_t pmem_ha_hello_encode(const PmemHaHello *h, uint8_t *buf)
         pmem_ha_member_encode(&h->more[i], buf + n);
         n += PMEM_HA_MEMBER_SIZE;
     }
+    if (h->flags & PMEM_HA_HELLO_ADOPT) {
+        memcpy(buf + n, h->host.data, 16);
+        stq_le_p(buf + n + 16, h->file_dev);
+        stq_le_p(buf + n + 24, h->file_ino);
+        n += PMEM_HA_HELLO_FILE;
+    }
     return n;
 }
 
@@ -339,8 +345,9 @@ static bool decode_members(const uint8_t *buf, size_t len, PmemHaHello *h,
 bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
                           Error **errp)
 {
-    const uint32_t known = PMEM_HA_HELLO_TAKE | PMEM_HA_HELLO_GROUP;
-    size_t n;
+    const uint32_t known = PMEM_HA_HELLO_TAKE | PMEM_HA_HELLO_GROUP |
+                           PMEM_HA_HELLO_ADOPT;
+    size_t n, rest;
 
     if (len <= PMEM_HA_HELLO_FIXED || len > PMEM_HA_HELLO_MAX) {
         error_setg(errp, "protocol error: HELLO of %zu bytes", len);
@@ -391,8 +398,21 @@ bool pmem_ha_hello_decode(const uint8_t *buf, size_t len, PmemHaHello *h,
                    h->flags & ~known);
         return false;
     }
-    if (!decode_members(buf + PMEM_HA_HELLO_FIXED + n,
-                        len - PMEM_HA_HELLO_FIXED - n, h, errp)) {
+    rest = len - PMEM_HA_HELLO_FIXED - n;
+    if (h->flags & PMEM_HA_HELLO_ADOPT) {
+        const uint8_t *file = buf + len - PMEM_HA_HELLO_FILE;
+
+        if (!(h->flags & PMEM_HA_HELLO_TAKE) || rest < PMEM_HA_HELLO_FILE) {
+            error_setg(errp, "protocol error: HELLO with ADOPT, and without "
+                       "%s", h->flags & PMEM_HA_HELLO_TAKE ? "a file" : "TAKE");
+            return false;
+        }
+        memcpy(h->host.data, file, 16);
+        h->file_dev = ldq_le_p(file + 16);
+        h->file_ino = ldq_le_p(file + 24);
+        rest -= PMEM_HA_HELLO_FILE;
+    }
+    if (!decode_members(buf + PMEM_HA_HELLO_FIXED + n, rest, h, errp)) {
         return false;
     }
     if (h->acked > h->captured) {

@@ -87,6 +87,11 @@ typedef enum PmemHaMsgType {
 #define PMEM_HA_HELLO_TAKE           (1u << 0)
 /* Behind the name stand the further devices of a consistency group. */
 #define PMEM_HA_HELLO_GROUP          (1u << 1)
+/*
+ * With TAKE: the sender has mapped the image, and wants to own it.  Last stands
+ * which file that is.
+ */
+#define PMEM_HA_HELLO_ADOPT          (1u << 2)
 
 typedef enum PmemHaRefusal {
     PMEM_HA_REFUSE_PROTOCOL = 1,   /* malformed or out of order */
@@ -100,6 +105,7 @@ typedef enum PmemHaRefusal {
     PMEM_HA_REFUSE_NO_SPACE,       /* journal or image file system full */
     PMEM_HA_REFUSE_IO,             /* any other I/O error */
     PMEM_HA_REFUSE_WENT_ON,        /* newer than what was handed over */
+    PMEM_HA_REFUSE_FILE,           /* ADOPT of another file than the image */
     PMEM_HA_REFUSE__MAX
 } PmemHaRefusal;
 
@@ -151,6 +157,9 @@ typedef struct PmemHaHello {
     char name[PMEM_HA_WIRE_MAX_NAME + 1];   /* of the export */
     unsigned n_more;
     PmemHaMember more[PMEM_HA_WIRE_MAX_MORE];
+    QemuUUID host;                 /* with ADOPT: boot id of the host, */
+    uint64_t file_dev;             /* st_dev and st_ino of the file */
+    uint64_t file_ino;
 } PmemHaHello;
 
 typedef struct PmemHaWelcome {
@@ -160,8 +169,10 @@ typedef struct PmemHaWelcome {
 } PmemHaWelcome;
 
 #define PMEM_HA_HELLO_FIXED    72  /* bytes before the name */
+#define PMEM_HA_HELLO_FILE     32  /* bytes that ADOPT adds */
 #define PMEM_HA_HELLO_MAX      (PMEM_HA_HELLO_FIXED + PMEM_HA_WIRE_MAX_NAME + \
-                                PMEM_HA_WIRE_MAX_MORE * PMEM_HA_MEMBER_SIZE)
+                                PMEM_HA_WIRE_MAX_MORE * PMEM_HA_MEMBER_SIZE + \
+                                PMEM_HA_HELLO_FILE)
 #define PMEM_HA_WELCOME_SIZE   24
 
 /* Encode @m into @buf (PMEM_HA_WIRE_HEADER_SIZE bytes); sets both CRCs. */
