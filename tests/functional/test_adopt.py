@@ -11,6 +11,7 @@ import signal
 
 from pmemha import main, scaled
 from pmemha.baremetal import BASE, BareMetal, oracle
+from pmemha.gdb import Gdb
 from pmemha.groups import SIZE as GROUP_SIZE, SPREAD, GroupTest, add_slices
 from pmemha.migrate import CMD, SIZE, MigrationTest, set_caps, set_params
 
@@ -116,6 +117,26 @@ class Adopt(AdoptTest):
         self.has_adopted(dst)
         self.judge_image()
 
+    def test_last_epoch(self):
+        """A store that no flush followed is there, too."""
+        src = self.source('-gdb', 'unix:gdb.sock,server=on,wait=off',
+                          cmd='workload=idle', acks=None)
+        self.wait_info(src, state='in-sync')
+        gdb = Gdb(self.work)
+        self.assertEqual(gdb.ask('Qqemu.PhyMemMode:1'), 'OK')
+        self.assertEqual(gdb.ask(f'M{BASE:x},4:deadbeef'), 'OK')
+        gdb.detach()
+        self.assertNotEqual(self.content('replica.img')[:4],
+                            b'\xde\xad\xbe\xef')
+        dst = self.destination().start()
+        self.choose(src)
+        self.migrate(src)
+        self.wait_migration(dst)
+        dst.qmp.cmd('cont')
+        self.wait_info(dst, state='standalone')
+        self.assertEqual(self.content('replica.img')[:4], b'\xde\xad\xbe\xef')
+        self.assertEqual(self.digest(src), self.digest(dst))
+
     def test_runs_by_itself(self):
         """Without -S, as libvirt does not"""
         _, dst = self.moved(paused=False)
@@ -195,6 +216,25 @@ class Fails(AdoptTest):
         self.assertEqual(dst.acks(), {})
         self.runs(src)
         self.judge()
+
+    def test_store_before_adoption(self):
+        """A debugger's, as no vCPU runs: it stays in that process."""
+        src = self.source()
+        dst = self.destination('-gdb', 'unix:gdb.sock,server=on,wait=off')
+        dst.start()
+        self.choose(src)
+        self.migrate(src)
+        self.wait_migration(dst)
+        before = self.content('replica.img')
+        gdb = Gdb(self.work)
+        self.assertEqual(gdb.ask('Qqemu.PhyMemMode:1'), 'OK')
+        self.assertEqual(gdb.ask(f'M{BASE:x},4:deadbeef'), 'OK')
+        self.assertEqual(gdb.ask(f'm{BASE:x},4'), 'deadbeef')
+        gdb.close()
+        self.assertEqual(self.content('replica.img')[:4], before[:4])
+        dst.qmp.cmd('cont')
+        self.has_adopted(dst)
+        self.judge_image()
 
     def test_destination_goes_on_first(self):
         src, dst = self.moved()

@@ -335,7 +335,7 @@ static void test_hello(void)
     h.acked = 11;
     bad_hello(&h, "acknowledged");
     h = good_hello();
-    h.flags = PMEM_HA_HELLO_GROUP << 1;
+    h.flags = PMEM_HA_HELLO_ADOPT << 1;
     bad_hello(&h, "flags");
     h = good_hello();
     h.name[0] = '\n';
@@ -368,7 +368,7 @@ static void test_hello_of_group(void)
     }
     memset(h.name, 'x', PMEM_HA_WIRE_MAX_NAME);
     len = pmem_ha_hello_encode(&h, buf);
-    g_assert_cmpuint(len, ==, sizeof(buf));
+    g_assert_cmpuint(len, ==, sizeof(buf) - PMEM_HA_HELLO_FILE);
     g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
     g_assert_cmpmem(&h, sizeof(h), &d, sizeof(d));
     for (i = 0; i < h.n_more; i++) {
@@ -425,6 +425,37 @@ static void test_hello_of_group(void)
     }
 }
 
+static void test_hello_with_file(void)
+{
+    PmemHaHello h = good_hello();
+    PmemHaHello d;
+    uint8_t buf[PMEM_HA_HELLO_MAX];
+    size_t len;
+
+    h.flags = PMEM_HA_HELLO_TAKE | PMEM_HA_HELLO_ADOPT | PMEM_HA_HELLO_GROUP;
+    h.host.data[5] = 7;
+    h.file_dev = 0x801;
+    h.file_ino = 12345678901;
+    h.n_more = 1;
+    h.more[0].size = PMEM_HA_PAGE_SIZE;
+    len = pmem_ha_hello_encode(&h, buf);
+    g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
+    g_assert_cmpmem(&h, sizeof(h), &d, sizeof(d));
+
+    h = good_hello();
+    h.flags = PMEM_HA_HELLO_ADOPT;
+    bad_hello(&h, "TAKE");
+    h.flags |= PMEM_HA_HELLO_TAKE;
+    len = pmem_ha_hello_encode(&h, buf);
+    g_assert_true(pmem_ha_hello_decode(buf, len, &d, &error_abort));
+    while (--len > PMEM_HA_HELLO_FIXED + 3) {
+        Error *err = NULL;
+
+        g_assert_false(pmem_ha_hello_decode(buf, len, &d, &err));
+        error_free(err);
+    }
+}
+
 static void test_welcome(void)
 {
     PmemHaWelcome w = { .have_image = true, .generation = 2, .epoch = 77 };
@@ -464,6 +495,7 @@ int main(int argc, char **argv)
     g_test_add_func("/pmem-ha/wire/digest", test_digest);
     g_test_add_func("/pmem-ha/wire/hello", test_hello);
     g_test_add_func("/pmem-ha/wire/hello-of-group", test_hello_of_group);
+    g_test_add_func("/pmem-ha/wire/hello-with-file", test_hello_with_file);
     g_test_add_func("/pmem-ha/wire/welcome", test_welcome);
     return g_test_run();
 }
