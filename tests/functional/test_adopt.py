@@ -97,6 +97,8 @@ class Adopt(AdoptTest):
         self.assertFalse(os.path.exists(self.work.path('replica.img.replica')))
         self.assertEqual(self.r.qmp.cmd('query-pmem-replica')[0]['state'],
                          'promoted')
+        with self.assertRaisesRegex(AssertionError, 'was adopted by'):
+            self.r.ctl('promote')
         # The RAM of the guest, and not the device's
         self.assertLess(sent['total'], 80 << 20)
         self.assertLess(sent['transferred'], 64 << 20)
