@@ -3,7 +3,6 @@
 """qemu-pmem-replica: bad files, full disks, crashes at every point"""
 
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -53,22 +52,8 @@ class ReplicaFaultTest(ReplicaTestCase):
     timeout = 300
 
     def test_damage(self):
-        with self.daemon() as d:
-            c, model = self.seeded(d, 2)
-            c.close()
-            d.wait_status(journal_bytes=0, epoch=2)
-            with d.connect() as c:
-                hello(c)
-                for e in range(3, 7):
-                    c.epoch(e, model.next(e, 3))
-                d.kill()
-        with open(os.path.join(self.work.dir, 'journal'), 'r+b') as f:
-            data = f.read()
-            # the second epoch of the log
-            at = [m.start() for m in re.finditer(
-                re.escape(struct.pack('<IH', 0x524a4850, 1)), data)][1]
-            f.seek(at + 100)
-            f.write(bytes([data[at + 100] ^ 0xff]))
+        model = self.log_up_to(6)
+        self.rot(1)
         with self.daemon() as d:
             s = d.status()
             assert s['state'] == 'damaged', s

@@ -6,10 +6,8 @@ ask for too much.
 """
 
 import os
-import re
 import shutil
 import socket
-import struct
 import time
 
 from pmemha import main, program, scaled, skip_unless, wire
@@ -18,7 +16,6 @@ from pmemha.primary import (PAGE, SIZE, Daemon, Page,
                             hello)
 
 STRACE = shutil.which('strace')
-RECORD = re.compile(re.escape(struct.pack('<IH', 0x524a4850, 1)))   # BEGIN
 
 
 def read(path):
@@ -34,27 +31,6 @@ class MediaTestCase(ReplicaTestCase):
     def content(self, name):
         with open(self.path(name), 'rb') as f:
             return f.read()
-
-    def log_of_three(self):
-        """An image at epoch 2, and epochs 3 to 5 in the log; killed"""
-        with self.daemon() as d:
-            c, model = self.seeded(d, 2)
-            c.close()
-            d.wait_status(journal_bytes=0, epoch=2)
-            with d.connect() as c:
-                hello(c)
-                for e in range(3, 6):
-                    c.epoch(e, model.next(e, 3))
-                d.kill()
-        return model
-
-    def rot(self, n):
-        """Flip a byte of the nth epoch in the log."""
-        with open(self.path('journal'), 'r+b') as f:
-            data = f.read()
-            at = [m.start() for m in RECORD.finditer(data)][n] + 100
-            f.seek(at)
-            f.write(bytes([data[at] ^ 0xff]))
 
     def argv(self, calls, inject, path):
         return [STRACE, '-f', '-qq', '-y', '-e', f'trace={calls}',
@@ -129,7 +105,7 @@ class Failing(MediaTestCase):
     @skip_unless(STRACE, 'strace is not installed')
     def test_unreadable_log_is_not_discarded(self):
         """An I/O error says nothing about what was acknowledged."""
-        self.log_of_three()
+        self.log_up_to(5)
         before = self.content('journal')
         d = self.adopt(Daemon(self.work, 'unreadable'))
         d.argv = self.argv('pread64', 'pread64:error=EIO:when=6',
@@ -146,7 +122,7 @@ class Rotten(MediaTestCase):
     """A log that is not what was written"""
 
     def test_damage_leaves_the_image_alone(self):
-        model = self.log_of_three()
+        model = self.log_up_to(5)
         # All were applied before; the log is what a checkpoint left.
         with open(self.path('img'), 'r+b') as f:
             f.write(model.images[5])

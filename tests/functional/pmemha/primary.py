@@ -25,6 +25,7 @@ from .wire import PAGE, Client, Closed, Fenced, Page, Refused
 PAGES = 16
 SIZE = PAGES * PAGE
 UUID = uuid.UUID('00000000-0000-4000-8000-0000000000a1')
+LOG_BEGIN = re.compile(re.escape(struct.pack('<IH', 0x524a4850, 1)))
 
 __all__ = ('PAGE', 'PAGES', 'SIZE', 'UUID', 'Client', 'Closed', 'Daemon',
            'Fenced', 'Model', 'Page', 'Refused', 'ReplicaTestCase',
@@ -209,6 +210,27 @@ class ReplicaTestCase(TestCase):
         for e in range(2, epochs + 1):
             c.epoch(e, model.next(e))
         return c, model
+
+    def log_up_to(self, last):
+        """An image at epoch 2, and epochs 3 to `last` in the log; killed"""
+        with self.daemon() as d:
+            c, model = self.seeded(d, 2)
+            c.close()
+            d.wait_status(journal_bytes=0, epoch=2)
+            with d.connect() as c:
+                hello(c)
+                for e in range(3, last + 1):
+                    c.epoch(e, model.next(e, 3))
+                d.kill()
+        return model
+
+    def rot(self, n):
+        """Flip a byte of the nth epoch in the log."""
+        with open(self.work.path('journal'), 'r+b') as f:
+            data = f.read()
+            at = [m.start() for m in LOG_BEGIN.finditer(data)][n] + 100
+            f.seek(at)
+            f.write(bytes([data[at] ^ 0xff]))
 
     def check_promoted(self, d, p, images, acked, sent):
         """
