@@ -130,6 +130,19 @@ class Process:
         """Send a signal to the program and what it started."""
         os.killpg(self.popen.pid, signum)
 
+    def freeze(self):
+        """SIGSTOP; on return none of its threads runs any more."""
+        self.signal(signal.SIGSTOP)
+        # The end is left to whoever waits for it.
+        got = os.waitid(os.P_PID, self.pid,
+                        os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if got.si_code != os.CLD_STOPPED:
+            raise ProcessDied(f'{self.name} ended before it was stopped')
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def thaw(self):
+        self.signal(signal.SIGCONT)
+
     def _reaped(self):
         _running.discard(self)
         # What it wrote before its end is still under way to the reader.
