@@ -314,6 +314,8 @@ static void pmem_ha_realize(NVDIMMDevice *nvdimm, Error **errp)
     }
     qemu_register_resettable(OBJECT(s));
     pmem_ha_register(s);
+    /* KVM's way to get rid of a poisoned page is to empty it. */
+    qemu_ram_set_keep(mr->ram_block, true);
     s->realized_ha = true;
 }
 
@@ -329,6 +331,7 @@ static void pmem_ha_unrealize(NVDIMMDevice *nvdimm)
         return;
     }
     s->realized_ha = false;
+    qemu_ram_set_keep(s->part[0].mr->ram_block, false);
     pmem_ha_unregister(s);
     qemu_unregister_resettable(OBJECT(s));
     if (s->started) {
