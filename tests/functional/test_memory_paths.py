@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 What happens to guest memory, or near to it, and is no store of a vCPU: a
-reset that gives poisoned pages back.
+reset that gives poisoned pages back, and another DIMM that goes away.
 
     test_memory_paths.py [--seed N] [PATTERN]
 """
@@ -11,12 +11,26 @@ import os
 import random
 import unittest
 
-from pmemha import callin, main
-from pmemha.device import PMEM_BASE, PmemMachine
+from pmemha import callin, main, scaled
+from pmemha.baremetal import BareMetal
+from pmemha.device import HINT, PMEM_BASE, PmemDevices, PmemMachine
 from pmemha.devicetest import PAGE, SIZE, DeviceTest
 from pmemha.options import option
 
 SEED = option('seed', random.SystemRandom().randrange(1 << 32))
+# ACPI's registers of memory hot-plug: slot; flags
+SLOT, FLAGS = 0xa00, 0xa14
+ENABLED, REMOVING, EJECT = 1, 4, 8
+DIMM = 128 << 20
+
+
+class Idle(PmemDevices, BareMetal):
+    """Its vCPU runs and does nothing; qtest writes as its devices do."""
+
+    def __init__(self, work, name='qemu', cmd='workload=idle', **kw):
+        super().__init__(work, cmd, name, **kw)
+        self.mem = self.qtest()
+        self.add('-qtest-log', 'none')
 
 
 def ram_addr(q, backend):
@@ -110,6 +124,186 @@ class Poison(DeviceTest):
         for _ in range(2):
             self.assertFalse(self.emptied(q, 'p.img', reset))
             self.qmp_refuses(migrate, 'hardware poisoned memory')
+
+
+class Unplug(DeviceTest):
+    """A DIMM beside the device goes away; another takes its addresses."""
+
+    def setUp(self):
+        super().setUp()
+        self.diag(f'seed {SEED}')
+        self.rng = random.Random(SEED)
+
+    def add_dimm(self, q, n):
+        q.qmp.raw_cmd('object-add', {'qom-type': 'memory-backend-ram',
+                                     'id': f'ram{n}', 'size': DIMM})
+        q.qmp.cmd('device_add', driver='pc-dimm', id=f'dimm{n}',
+                  memdev=f'ram{n}', slot=3)
+        return ram_addr(q, f'ram{n}')
+
+    def eject(self, q, n):
+        """QEMU asks, and the guest's ACPI lets it go."""
+        at = ram_addr(q, f'ram{n}')
+        q.qmp.cmd('device_del', id=f'dimm{n}')
+        q.mem.outl(SLOT, 3)
+        self.assertEqual(q.mem.inl(FLAGS) & (ENABLED | REMOVING),
+                         ENABLED | REMOVING)
+        q.mem.outb(FLAGS, EJECT)
+        q.qmp.wait_event('DEVICE_DELETED', 20,
+                         lambda data: data.get('device') == f'dimm{n}')
+        q.qmp.cmd('object-del', id=f'ram{n}')
+        # Its range is free when nobody can be looking at it any more.
+        q.qmp.poll('human-monitor-command',
+                   lambda text: f'{at:#018x}' not in text.split(), scaled(20),
+                   {'command-line': 'info ramblock'})
+
+    def wait_acked(self, q, epoch, name='pm0'):
+        q.qmp.poll('query-pmem-ha', lambda infos: next(
+            i for i in infos if i['id'] == name)['epoch-acked'] >= epoch,
+            scaled(30))
+
+    def dimm_address(self, q):
+        return next(d['data']['addr'] for d in q.qmp.cmd(
+            'query-memory-devices') if d['data'].get('slot') == 3)
+
+    def test_epoch_under_way(self):
+        """Pages that change before, while and after, on both sides"""
+        q = self.primary(replica=self.r, replica_options=
+                         ',link-timeout-ms=600000')
+        at = self.add_dimm(q, 0)
+        for n in range(8):
+            for page in self.rng.sample(range(SIZE // PAGE), 20):
+                q.writeq(PMEM_BASE + page * PAGE, self.rng.getrandbits(64))
+            q.writeq(self.dimm_address(q), n)
+            self.r.freeze()
+            q.writeq(HINT, 1)
+            q.qmp.poll('query-pmem-ha', lambda i: i[0]['epoch-captured'] ==
+                       i[0]['epoch-acked'] + 1, scaled(20))
+            q.writeq(PMEM_BASE + 8, n)
+            self.eject(q, n)
+            q.writeq(PMEM_BASE + SIZE - 8, n)
+            self.assertEqual(self.add_dimm(q, n + 1), at)
+            q.writeq(PMEM_BASE + SIZE // 2, n)
+            q.writeq(self.dimm_address(q), n)
+            self.r.thaw()
+            q.flush()
+            q.settle()
+        q.kill()
+        self.assertTrue(self.promoted() == self.content('p.img'))
+
+    def test_lost_epoch(self):
+        """What is put back after the link is lost goes to its own bits."""
+        q = self.primary()
+        self.add_dimm(q, 0)
+        self.r.kill()
+        q.wait_state('connecting')
+        for page in self.rng.sample(range(SIZE // PAGE), 20):
+            q.writeq(PMEM_BASE + page * PAGE, self.rng.getrandbits(64))
+        q.writeq(HINT, 1)
+        self.eject(q, 0)
+        self.add_dimm(q, 1)
+        q.writeq(PMEM_BASE + SIZE - 8, 1)
+        acked = q.query()['epoch-acked']
+        self.r = self.replica(size=SIZE).start()
+        self.wait_acked(q, acked + 1)
+        q.kill()
+        self.assertTrue(self.promoted() == self.content('p.img'))
+
+    def test_mirrored_memory_where_the_dimm_was(self):
+        """The bits that it finds there are another's; then its own are."""
+        def replica():
+            return self.replica('r1', export='pm1', image='r1.img',
+                                size=DIMM).start()
+
+        def changes():
+            for page in self.rng.sample(range(DIMM // PAGE), 30):
+                q.writeq(base + page * PAGE, self.rng.getrandbits(64))
+                q.writeq(PMEM_BASE + page % (SIZE // PAGE) * PAGE, page)
+            q.writeq(HINT, 1)
+            q.writeq(HINT + 3 * 64, 1)
+
+        r1 = replica()
+        q = self.primary()
+        at = self.add_dimm(q, 0)
+        where = self.dimm_address(q)
+        for page in range(0, DIMM // PAGE, 64):
+            q.writeq(where + page * PAGE, page + 1)
+        self.eject(q, 0)
+        self.plug(q, 1, back='p1.img', size=DIMM, r={
+            'export': 'pm1', 'addr': {'type': 'unix', 'path': r1.socket},
+            'link-timeout-ms': 600000},
+            **{'state-file': 'p1.state', 'slot': 3})
+        self.assertEqual(ram_addr(q, 'mem1'), at)
+        base = self.dimm_address(q)
+        q.settle('pm1')
+        sent = q.query('pm1')['wire-bytes']
+        changes()
+        q.settle('pm1')
+        self.assertLess(q.query('pm1')['wire-bytes'] - sent, 60 * PAGE)
+        # An epoch that is lost with the link is put back.
+        r1.freeze()
+        changes()
+        q.qmp.poll('query-pmem-ha', lambda infos: any(
+            i['id'] == 'pm1' and i['epoch-captured'] > i['epoch-acked']
+            for i in infos), scaled(20))
+        lost = q.query('pm1')['epoch-captured']
+        r1.kill()
+        r1 = replica()
+        self.wait_acked(q, lost, 'pm1')
+        q.writeq(PMEM_BASE, 1)
+        q.flush()
+        q.kill()
+        self.assertTrue(self.promoted() == self.content('p.img'))
+        answer = r1.qmp.cmd('pmem-replica-promote')
+        self.assertTrue(self.content(answer['mem-path']) ==
+                        self.content('p1.img'))
+
+    def running(self, cmd, smp=1, props=''):
+        q = self.adopt(Idle(self.work, cmd=cmd, smp=smp))
+        self.work.sparse('p.img', SIZE)
+        q.pmem_ha('p.img', SIZE, 0, self.r, 'p.state', replica_options=props)
+        return q.start()
+
+    def test_flush_waits(self):
+        """The vCPU waits for its flush, then the whole guest does."""
+        q = self.running('workload=stalltest', props=',link-timeout-ms=600000')
+        q.out.wait_for('^T 0', 20)
+        self.add_dimm(q, 0)
+        self.r.freeze()
+        q.qmp.poll('query-pmem-ha', lambda i: i[0]['flushes-waiting'] == 1,
+                   scaled(20))
+        self.eject(q, 0)
+        q.qmp.poll('query-status', lambda s: s['status'] == 'io-error',
+                   scaled(20))
+        self.add_dimm(q, 1)
+        self.eject(q, 1)
+        self.assertEqual(q.query()['flushes-waiting'], 1)
+        seen = len(q.out.lines)
+        self.r.thaw()
+        q.out.wait(lambda: len(q.out.lines) > seen + 2 or None, 20, 'flush')
+        q.kill()
+        reported = q.out.count('^T ')
+        stored, mirrored = (int.from_bytes(image[:8], 'little') for image in
+                            (self.content('p.img'), self.promoted()))
+        self.assertLessEqual(reported, mirrored)
+        self.assertLessEqual(mirrored, stored)
+
+    def test_guest_that_flushes(self):
+        q = self.running('workload=records', smp=2)
+        at = None
+        for n in range(10):
+            q.out.wait_for(f'^A 0 {n * 10 + 10}$', 30)
+            got = self.add_dimm(q, n)
+            self.assertIn(at, (None, got))
+            at = got
+            q.writeq(self.dimm_address(q), n)
+            self.eject(q, n)
+        seen = q.acks()
+        q.out.wait_for(f'^A 0 {seen[0] + 20}$', 30)
+        q.kill()
+        answer = self.r.ctl('promote')
+        verdict = q.judge([answer['mem-path']])
+        self.assertTrue(verdict.ok, verdict)
 
 
 if __name__ == '__main__':
