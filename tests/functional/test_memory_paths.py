@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 What happens to guest memory, or near to it, and is no store of a vCPU: a
-reset that gives poisoned pages back, and another DIMM that goes away.
+reset that gives poisoned pages back, another DIMM that goes away, and DMA
+behind an IOMMU.
 
     test_memory_paths.py [--seed N] [PATTERN]
 """
@@ -15,7 +16,9 @@ from pmemha import callin, main, scaled
 from pmemha.baremetal import BareMetal
 from pmemha.device import HINT, PMEM_BASE, PmemDevices, PmemMachine
 from pmemha.devicetest import PAGE, SIZE, DeviceTest
+from pmemha.iommu import IntelIommu
 from pmemha.options import option
+from pmemha.virtio import SECTOR, VirtioBlk
 
 SEED = option('seed', random.SystemRandom().randrange(1 << 32))
 # ACPI's registers of memory hot-plug: slot; flags
@@ -304,6 +307,75 @@ class Unplug(DeviceTest):
         answer = self.r.ctl('promote')
         verdict = q.judge([answer['mem-path']])
         self.assertTrue(verdict.ok, verdict)
+
+
+class Iommu(DeviceTest):
+    """A disk whose addresses a table of the guest leads to the NVDIMM"""
+
+    IOVA = 0x10000000
+    DEVICE = 5
+
+    def start(self, ring=None):
+        self.diag(f'seed {SEED}')
+        self.rng = random.Random(SEED)
+        self.disk = self.rng.randbytes(1 << 20)
+        self.work.write('disk.img', self.disk)
+        self.work.sparse('p.img', SIZE)
+        self.want = bytearray(SIZE)
+        q = self.adopt(Idle(self.work))
+        q.add(*IntelIommu.OPTIONS,
+              '-drive', 'if=none,id=d0,file=disk.img,format=raw',
+              '-device', 'virtio-blk-pci,drive=d0,disable-legacy=on,'
+              f'iommu_platform=on,addr={self.DEVICE:#x}')
+        q.pmem_ha('p.img', SIZE, 0, self.r, 'p.state').start()
+        q.settle()
+        kw = {} if ring is None else {'ring': ring}
+        self.blk = VirtioBlk(q.mem, self.DEVICE, **kw)
+        self.iommu = IntelIommu(q.mem, self.DEVICE)
+        for page in (self.blk.desc, self.blk.avail, self.blk.used,
+                     self.blk.header):
+            self.iommu.map(page, page)
+        return q
+
+    def read(self, pages):
+        """Adjacent pages to the device, and to drawn ones of the NVDIMM"""
+        for n, page in enumerate(pages):
+            self.iommu.map(self.IOVA + n * PAGE, PMEM_BASE + page * PAGE)
+        self.iommu.invalidate()
+        size = len(pages) * PAGE
+        sector = self.rng.randrange((len(self.disk) - size) // SECTOR)
+        self.blk.read(sector, self.IOVA, size)
+        for n, page in enumerate(pages):
+            at = sector * SECTOR + n * PAGE
+            self.want[page * PAGE:page * PAGE + PAGE] = \
+                self.disk[at:at + PAGE]
+
+    def test_payload(self):
+        q = self.start()
+        self.iommu.enable()
+        self.blk.start(platform=True)
+        epoch = q.query()['epoch-acked']
+        for _ in range(10):
+            self.read(self.rng.sample(range(SIZE // PAGE), 3))
+            q.flush()
+        self.assertEqual(q.query()['epoch-acked'], epoch + 10)
+        q.kill()
+        self.assertTrue(self.promoted() == self.want)
+
+    def test_used_ring(self):
+        """All that the device writes: payload, used ring and status"""
+        q = self.start(ring=PMEM_BASE)
+        self.iommu.enable()
+        self.blk.start(platform=True)
+        q.flush()
+        for n in range(4):
+            self.read(self.rng.sample(range(64, SIZE // PAGE), 2))
+            q.flush()
+            self.assertEqual(q.mem.readw(self.blk.used + 2), n + 1)
+        q.kill()
+        image = self.promoted()
+        self.assertTrue(image == self.content('p.img'))
+        self.assertTrue(image[64 * PAGE:] == self.want[64 * PAGE:])
 
 
 if __name__ == '__main__':

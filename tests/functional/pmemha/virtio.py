@@ -68,14 +68,18 @@ class VirtioBlk:
         self.q.writeb(self.common + 0x14, 0)
         self.sent = 0
 
-    def start(self):
-        """Reset, negotiate, one queue"""
+    def start(self, platform=False):
+        """
+        Reset, negotiate, one queue; `platform`: its addresses go through an
+        IOMMU (device property iommu_platform).
+        """
         q = self.q
         self._map()
         self.reset()
         common = self.common
         q.writeb(common + 0x14, ACKNOWLEDGE | DRIVER)
-        for word, features in ((0, 0), (1, 1)):         # VIRTIO_F_VERSION_1
+        # VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM
+        for word, features in ((0, 0), (1, 3 if platform else 1)):
             q.writel(common + 8, word)
             q.writel(common + 12, features)
         q.writeb(common + 0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK)
