@@ -14,6 +14,7 @@ from pmemha import main
 from pmemha.baremetal import BareMetal
 from pmemha.device import PMEM_BASE, PmemDevices
 from pmemha.devicetest import PAGE, SIZE, DeviceTest
+from pmemha.dimm import Dimm
 from pmemha.options import option
 from pmemha.paths import scaled
 from pmemha.vhostuser import (F_LOG_ALL, P_LOG_SHMFD, MuteBackend, backend)
@@ -183,6 +184,24 @@ class Running(DeviceTest):
         self.flush(q)
         self.read(third)
         self.flush(q)
+        self.check(q)
+
+    def test_memory_is_unplugged(self):
+        """The log becomes shorter, and holds what was not fetched yet."""
+        q = self.guest()
+        self.vhost(q)
+        self.pmem(q).start()
+        q.settle()
+        blk = VirtioBlk(q.mem, SLOT).start()
+        for n in range(3):
+            dimm = Dimm(q, n, size=1 << 30, backend='memory-backend-memfd',
+                        share=True)
+            # The last page of all that the log is for
+            blk.read(0, dimm.address + (1 << 30) - PAGE, PAGE)
+            self.read(blk)
+            dimm.eject()
+            self.read(blk)
+            self.flush(q)
         self.check(q)
 
     def test_ring_outside_of_all_regions(self):
