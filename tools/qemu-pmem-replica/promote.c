@@ -385,8 +385,9 @@ static int decide_adoption(ReplicaExport *e, const PmemHaHello *hello,
     }
     if (e->j->end.epoch != hello->captured) {
         error_setg(errp, "export '%s' holds epoch %" PRIu64 ", and what was "
-                   "handed over is epoch %" PRIu64 "; let the guest go on where "
-                   "it came from", e->name, e->j->end.epoch, hello->captured);
+                   "handed over is epoch %" PRIu64 "; let the guest go on "
+                   "where it came from", e->name, e->j->end.epoch,
+                   hello->captured);
         return PMEM_HA_REFUSE_WENT_ON;
     }
     s = e->j->super;

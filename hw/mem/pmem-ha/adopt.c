@@ -3,8 +3,9 @@
  *
  * The destination maps the replica's image, and nothing of it is in the stream.
  * It becomes the image's owner in the moment in which it takes the role; until
- * then its mapping is a private one, so that whatever it does leaves the replica
- * as it is.  Order and cases: docs/devel/pmem-ha-handover.rst, "Adoption".
+ * then its mapping is a private one, so that whatever it does leaves the
+ * replica as it is.  Order and cases: docs/devel/pmem-ha-handover.rst,
+ * "Adoption".
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -163,7 +163,8 @@ static void add_word(GArray *ranges, unsigned own, uint64_t offset,
                      unsigned long word)
 {
     while (word) {
-        add_page(ranges, own, offset + ((uint64_t)ctzl(word) << TARGET_PAGE_BITS));
+        add_page(ranges, own,
+                 offset + ((uint64_t)ctzl(word) << TARGET_PAGE_BITS));
         word &= word - 1;
     }
 }
