@@ -41,6 +41,10 @@ void flush(unsigned dev, uint64_t turn)
     case 4:
         asm volatile("movl $1, (%0)" : : "r"(at) : "memory");
         break;
+    case 10:
+        /* One instruction, and more than one write */
+        asm volatile("sgdt (%0)" : : "r"(at) : "memory");
+        break;
     default:
         asm volatile("movq $1, (%0)" : : "r"(at) : "memory");
     }

@@ -151,6 +151,25 @@ class Life(GroupTest):
         dst.acks = lambda: acks
         self.judged(dst, answer['mem-path'])
 
+    def test_flush_of_two_devices_by_one_instruction(self):
+        """It waits once, and that passes to another QEMU."""
+        cmd = (f'workload=records think=200 width=10 {SPREAD} '
+               'hint=0xfed5003c,0xfed5003c')
+        src = self.source(cmd=cmd)
+        dst = self.destination(cmd=cmd, paused=False)
+        self.r.signal(signal.SIGSTOP)
+        self.wait_info(src, state='stalled', flushes_waiting=self.smp)
+        self.migrate(src)
+        self.wait_migration(dst)
+        self.assertEqual(self.pmem_ha(dst)['flushes-waiting'], self.smp)
+        self.r.signal(signal.SIGCONT)
+        self.runs(dst)
+        for g in (src, dst):
+            g.kill()
+        acks = {**src.acks(), **dst.acks()}
+        dst.acks = lambda: acks
+        self.judged(dst, self.r.ctl('promote')['mem-path'])
+
     def test_snapshot(self):
         """loadvm: all devices count as changed."""
         g = self.guest('g', cmd=f'workload=records think=200 {SPREAD}')

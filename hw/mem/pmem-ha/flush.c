@@ -149,6 +149,28 @@ static uint64_t dirty_for_lag(PmemHaDevice *s)
     return s->lag_dirty;
 }
 
+/*
+ * One instruction can write to hints more than once, of one device or of those
+ * of a group: its vCPU waits for the last of these flushes.
+ */
+static void add_waiter_locked(PmemHaDevice *s, PmemHaWaiter *w)
+{
+    unsigned i;
+
+    for (i = 0; i < s->waiters->len; i++) {
+        PmemHaWaiter *old = &g_array_index(s->waiters, PmemHaWaiter, i);
+
+        if (old->cpu == w->cpu) {
+            old->target = MAX(old->target, w->target);
+            /* Work that is queued for an earlier target lets nothing go. */
+            old->releasing = false;
+            return;
+        }
+    }
+    object_ref(OBJECT(w->cpu));
+    g_array_append_val(s->waiters, *w);
+}
+
 void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
 {
     PmemHaWaiter w = {
@@ -178,8 +200,7 @@ void pmem_ha_flush(PmemHaDevice *s, CPUState *cpu)
         if (wait) {
             /* What is being captured now may have passed our pages (I2). */
             w.target = s->rec.captured + (s->capturing ? 2 : 1);
-            object_ref(OBJECT(cpu));
-            g_array_append_val(s->waiters, w);
+            add_waiter_locked(s, &w);
             cpu->flush_blocked = true;
         } else {
             s->want_epoch = true;
