@@ -292,6 +292,17 @@ class Refused(GroupTest):
               f'pmem-ha,id=nv0,memdev=m,{GROUP}')
         self.refused(q, 'memory-backend-file')
 
+    def test_start_fails(self):
+        """With the name of the device, and what helps"""
+        q = self.machine().add('-object', self.r.object('r0'))
+        os.mkdir(self.work.path('dir'))
+        add_slices(q, 'g.img', ',replica=r0,state-file=dir')
+        self.refused(q, "pmem-ha device 'nv0': ", 'dir')
+        self.pair().start()
+        again = self.pair()
+        again.name = 'again'
+        self.refused(again, 'in use by another QEMU', 'Stop the other user')
+
     def test_no_name(self):
         q = self.machine()
         q.pmem_file('g.img', SLICE, device='pmem-ha',

@@ -11,6 +11,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/error-report.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "hw/mem/pc-dimm.h"
@@ -178,8 +179,16 @@ static void start_groups(Notifier *n, void *data)
     for (s = pmem_ha_next(NULL); s; s = pmem_ha_next(s)) {
         /* A member that was given to a leader is started with it. */
         if (s->consistency_group && s->leader == s && !s->started) {
-            /* As for any error of the command line. */
-            start_group(s->consistency_group, &error_fatal);
+            Error *err = NULL;
+
+            if (!start_group(s->consistency_group, &err)) {
+                /*
+                 * As for any error of the command line; with error_fatal, QEMU
+                 * would end before prefix and hint are there.
+                 */
+                error_report_err(err);
+                exit(1);
+            }
         }
     }
 }
