@@ -19,7 +19,7 @@
 /* What is accepted must survive being written and read again. */
 static void check_hello(const uint8_t *payload, size_t len)
 {
-    uint8_t again[512];
+    uint8_t again[PMEM_HA_HELLO_MAX];
     PmemHaHello h;
     size_t n;
 

@@ -47,6 +47,13 @@ def wire_seeds(directory):
     except AttributeError:
         pass        # there is no answer
     save(directory, 'hello', b'\x10\x00' + r.data)
+    g = Recorder()
+    try:
+        g.hello(size=16 * wire.PAGE, uuid=uuid.UUID(int=5), name='x' * 255,
+                more=[(uuid.UUID(int=n), wire.PAGE, 0, n) for n in range(7)])
+    except AttributeError:
+        pass
+    save(directory, 'hello-group', b'\x10\x01' + g.data)
     r.send(*r.copy_messages(bytes(wire.PAGE) * 2))
     r.send(*r.epoch_messages(2, [page, zero], completes=True))
     r.send(*r.epoch_messages(3, [page, zero]))

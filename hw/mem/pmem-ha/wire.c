@@ -325,11 +325,13 @@ static bool decode_members(const uint8_t *buf, size_t len, PmemHaHello *h,
         pmem_ha_member_decode(buf + i * PMEM_HA_MEMBER_SIZE, m);
         if (!m->size || !QEMU_IS_ALIGNED(m->size, PMEM_HA_PAGE_SIZE) ||
             m->size >= left || m->label_size >= m->size ||
-            m->slot >= MAX_SLOTS) {
+            m->slot >= MAX_SLOTS ||
+            ldl_le_p(buf + i * PMEM_HA_MEMBER_SIZE + 36)) {
             error_setg(errp, "protocol error: HELLO of a group whose device %u "
                        "has size 0x%" PRIx64 ", labels of 0x%" PRIx64
-                       ", slot %" PRIu32, i + 2, m->size, m->label_size,
-                       m->slot);
+                       ", slot %" PRIu32 ", reserved 0x%" PRIx32, i + 2,
+                       m->size, m->label_size, m->slot,
+                       (uint32_t)ldl_le_p(buf + i * PMEM_HA_MEMBER_SIZE + 36));
             return false;
         }
         left -= m->size;

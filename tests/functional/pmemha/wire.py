@@ -23,6 +23,7 @@ NAMES = ('?', 'HELLO', 'WELCOME', 'REFUSE', 'COPY', 'DATA', 'BEGIN', 'COMMIT',
 ZERO = 1
 COMPLETES_COPY = 2
 TAKE = 1                        # in the payload of HELLO
+GROUP = 2                       # in the same field: further devices follow
 
 RECEIVED, JOURNALED, APPLIED = range(3)
 
@@ -177,14 +178,17 @@ class Client:
 
     def hello(self, generation=1, name='pm0', uuid=None, size=0, label_size=0,
               slot=0, ack=JOURNALED, captured=0, acked=0, instance=1,
-              take=False):
+              take=False, more=()):
         """Returns (have_image, generation, epoch) of the replica."""
         self.generation = generation
         raw = name.encode()
         uuid = uuid or uuidlib.UUID(int=0x1234)
         payload = uuid.bytes + struct.pack(
             '<QQIIQQQII', size, label_size, slot, ack, captured, acked,
-            instance, len(raw), TAKE if take else 0) + raw
+            instance, len(raw),
+            (TAKE if take else 0) | (GROUP if more else 0)) + raw
+        for device_uuid, *numbers in more:
+            payload += device_uuid.bytes + struct.pack('<QQII', *numbers, 0)
         self.send(Msg(HELLO, 0, generation, payload=payload))
         m = self.recv()
         assert m.type == WELCOME, m.type

@@ -377,6 +377,16 @@ static void test_hello_of_group(void)
         g_assert_false(pmem_ha_member_is_equal(&h.more[i], &d.more[i]));
     }
 
+    buf[len - 4] = 1;
+    {
+        Error *err = NULL;
+
+        g_assert_false(pmem_ha_hello_decode(buf, len, &d, &err));
+        g_assert_nonnull(strstr(error_get_pretty(err), "reserved 0x1"));
+        error_free(err);
+    }
+    buf[len - 4] = 0;
+
     /* Shorter, it is malformed, or has whole devices less. */
     for (i = 0; i < len; i++) {
         Error *err = NULL;
