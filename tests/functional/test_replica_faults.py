@@ -127,6 +127,8 @@ class ReplicaFaultTest(ReplicaTestCase):
                 if data[:8] != b'PMHAJRNL':
                     continue
                 data[8] = 2
+                # where version 1 has the number of devices and a device
+                data[1264:1328] = b'\xff' * 64
                 data[4092:] = struct.pack('<I', wire.crc32c(data[:4092]))
                 f.seek(slot * 4096)
                 f.write(data)

@@ -77,6 +77,7 @@ static void encode_super(const JournalSuper *s, uint8_t *buf)
 /* Returns: the version when the checksum holds, else 0. */
 static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
 {
+    uint32_t version = ldl_le_p(buf + 8);
     uint32_t flags = ldl_le_p(buf + 12);
     unsigned path_len = lduw_le_p(buf + 216);
     uint64_t left;
@@ -86,6 +87,10 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
         ldl_le_p(buf + JOURNAL_SUPER_SIZE - 4) !=
         crc32c(0xffffffff, buf, JOURNAL_SUPER_SIZE - 4)) {
         return 0;
+    }
+    if (version > JOURNAL_VERSION) {
+        /* What the other fields mean there is not known here. */
+        return version;
     }
     *s = (JournalSuper) {
         .number = ldq_le_p(buf + 16),
@@ -109,7 +114,10 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
     }
     memcpy(s->state_path, buf + 218, MIN(path_len, JOURNAL_MAX_PATH));
     left = s->size;
-    s->n_more = MIN(ldl_le_p(buf + SUPER_MORE), PMEM_HA_WIRE_MAX_MORE);
+    s->n_more = ldl_le_p(buf + SUPER_MORE);
+    if (s->n_more > PMEM_HA_WIRE_MAX_MORE) {
+        return 0;
+    }
     for (i = 0; i < s->n_more; i++) {
         pmem_ha_member_decode(buf + SUPER_MORE + 8 + i * PMEM_HA_MEMBER_SIZE,
                               &s->more[i]);
@@ -118,7 +126,7 @@ static uint32_t decode_super(const uint8_t *buf, JournalSuper *s)
         }
         left -= s->more[i].size;
     }
-    return ldl_le_p(buf + 8);
+    return version;
 }
 
 /*
