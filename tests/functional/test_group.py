@@ -9,11 +9,12 @@ replica is of one instant of all of them.  docs/devel/pmem-ha-group.rst
 
 import os
 import random
+import re
 import signal
 import subprocess
 
 from pmemha import main, scaled
-from pmemha.baremetal import BareMetal
+from pmemha.baremetal import BASE, BareMetal
 from pmemha.groups import (BASES, DEVICES, GROUP, SIZE, SLICE, SPREAD,
                            GroupTest, add_slices)
 from pmemha.options import option
@@ -223,14 +224,80 @@ class Life(GroupTest):
         g.qmp.poll('query-status', lambda s: not s['running'], scaled(30))
         self.assertEqual({i['state'] for i in g.qmp.cmd('query-pmem-ha')},
                          {'stalled'})
-        self.r = self.replica('r2', image='replica.img', size=SIZE)
-        self.r.argv = [a.replace('r2.sock', 'replica.sock')
-                       for a in self.r.argv]
-        self.r.start()
+        self.comes_back()
         g.qmp.poll('query-status', lambda s: s['running'], scaled(30))
         self.runs(g)
         g.kill()
         self.judged(g, self.r.ctl('promote')['mem-path'])
+
+    def comes_back(self):
+        self.r = self.replica('r2', image='replica.img', size=SIZE)
+        self.r.argv = [a.replace('r2.sock', 'replica.sock')
+                       for a in self.r.argv]
+        self.r.start()
+
+    def test_epoch_is_lost(self):
+        """What it held of each device goes into the next one."""
+        g = self.source(cmd=f'workload=records every=8 area=1024 pages=1 think=5000 {SPREAD}', acks=80)
+        self.r.signal(signal.SIGSTOP)
+        self.wait_info(g, state='stalled', flushes_waiting=self.smp)
+        self.r.kill()
+        self.comes_back()
+        self.runs(g, 2)
+        self.assertEqual(self.verdicts(g), ['1', '0'])
+        g.kill()
+        self.judged(g, self.r.ctl('promote')['mem-path'])
+
+    def test_migration_without_replica(self):
+        """The section names the pages of each device that it does not have."""
+        cmd = f'workload=records every=8 area=1024 pages=1 think=5000 {SPREAD}'
+        src = self.source(cmd=cmd, acks=80)
+        dst = self.destination(cmd=cmd, paused=False)
+        self.r.kill()
+        self.wait_info(src, state='stalled', flushes_waiting=self.smp)
+        self.migrate(src)
+        self.wait_migration(dst)
+        self.comes_back()
+        self.runs(dst, 2)
+        self.assertEqual(self.verdicts(dst), ['0'])
+        for g in (src, dst):
+            g.kill()
+        acks = {**src.acks(), **dst.acks()}
+        dst.acks = lambda: acks
+        self.judged(dst, self.r.ctl('promote')['mem-path'])
+
+    def test_end_without_replica(self):
+        """What only the second device has counts as missing."""
+        self.smp = 1
+        g = self.source(cmd=f'workload=records base={BASE + SLICE:#x} '
+                        'hint=0xfed50040')
+        self.r.kill()
+        self.wait_info(g, state='stalled')
+        g.quit()
+        self.assertRegex(g.output(), r'data that replica .* \d+ bytes')
+        self.r = self.replica('r2', image='replica.img', size=SIZE).start()
+        again = self.guest('src', cmd='workload=idle').start()
+        self.wait_info(again, state='in-sync')
+        self.assertEqual(self.verdicts(again)[-1], '1')
+
+    def test_three_devices(self):
+        """The second host gets each at its place."""
+        self.r = self.replica('r3', image='r3.img', size=3 * SLICE).start()
+        self.work.sparse('three.img', 3 * SLICE)
+        q = self.adopt(Qemu(self.work, 'three', machine='q35,nvdimm=on',
+                            memory='64M,slots=4,maxmem=4G'))
+        q.add('-S', '-object', self.r.object('r0'))
+        add_slices(q, 'three.img', ',replica=r0,state-file=three.state', 3)
+        q.start()
+        self.wait_info(q, state='in-sync')
+        q.qmp.cmd('qom-set', path='/objects/mem2', property='discard-data',
+                  value=True)
+        q.quit()
+        self.assertIn('discard-data=on has emptied', q.output())
+        answer = self.r.ctl('promote')
+        self.assertEqual(re.findall(r'offset=(\d+),size=(\d+)',
+                                    ' '.join(answer['command-line'])),
+                         [(str(n * SLICE), str(SLICE)) for n in (1, 2)])
 
 
 class Refused(GroupTest):
