@@ -109,6 +109,20 @@ class Running(DeviceTest):
             self.flush(q)
         self.check(q)
 
+    def test_devices_of_a_group(self):
+        """One behind the other in the guest's memory, too"""
+        def group(q):
+            q.add('-object', self.r.object('r0'))
+            for n in range(2):
+                q.add('-object', f'memory-backend-file,id=mem{n},share=on,'
+                      f'mem-path=p.img,size={SIZE // 2},'
+                      f'offset={n * SIZE // 2}',
+                      '-device', f'pmem-ha,id=pm{n},memdev=mem{n},replica=r0,'
+                      'consistency-group=g0,state-file=p.state')
+            return q
+        self.pmem = group
+        self.test_flushed_writes_are_there()
+
     def test_device_that_stops_before_the_flush(self):
         q = self.guest()
         self.vhost(q)
