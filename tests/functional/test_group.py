@@ -266,6 +266,18 @@ class Life(GroupTest):
         dst.acks = lambda: acks
         self.judged(dst, self.r.ctl('promote')['mem-path'])
 
+    def test_migration_to_another_slot(self):
+        """The guest would write to a flush hint that nobody looks at."""
+        src = self.source()
+        dst = self.destination(slots=(0, 2))
+        self.migrate(src)
+        self.assertEqual(dst.wait(20), 1)
+        self.assertIn("device 2 of the consistency-group is in slot 1",
+                      dst.output())
+        src.qmp.cmd('cont')
+        self.wait_info(src, state='in-sync')
+        self.runs(src)
+
     def test_end_without_replica(self):
         """What only the second device has counts as missing."""
         self.smp = 1

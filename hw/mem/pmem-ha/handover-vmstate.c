@@ -201,6 +201,23 @@ static bool hand_over_locked(PmemHaDevice *s, Error **errp)
     return pmem_ha_state_write(s->state_file, &s->rec, true, errp);
 }
 
+static void note_members(PmemHaDevice *s, PmemHaSection *t)
+{
+    unsigned i;
+
+    memset(t->more, 0, sizeof(t->more));
+    t->n_more = s->n_parts - 1;
+    for (i = 0; i < t->n_more; i++) {
+        PmemHaPart *p = &s->part[i + 1];
+        PmemHaSectionMember *m = &t->more[i];
+
+        memcpy(m->uuid, NVDIMM(p->dev)->uuid.data, sizeof(m->uuid));
+        m->size = p->size;
+        m->label_size = NVDIMM(p->dev)->label_size;
+        m->slot = p->dev->slot;
+    }
+}
+
 /* Called with the BQL, and with the vCPUs stopped. */
 static int pmem_ha_pre_save(void *opaque)
 {
@@ -237,9 +254,46 @@ static int pmem_ha_pre_save(void *opaque)
     s->section.acked = s->rec.acked;
     s->section.paused = s->stalled && s->paused_by_us;
     memcpy(s->section.history, s->rec.history, sizeof(s->section.history));
+    note_members(s, &s->section);
     trace_pmem_ha_saved(s->name, s->rec.generation, s->rec.captured,
                         s->rec.acked, s->waiters->len, snapshot);
     return 0;
+}
+
+/*
+ * Where a device is in the image, and by which hint it is flushed: the replica
+ * would refuse other ones only when the guest runs here.
+ */
+static bool check_members(PmemHaDevice *s, Error **errp)
+{
+    const PmemHaSection *t = &s->section;
+    g_autofree PmemHaSection *ours = g_new0(PmemHaSection, 1);
+    unsigned i;
+
+    note_members(s, ours);
+    if (t->n_more != ours->n_more) {
+        error_setg(errp, "pmem-ha device '%s': the stream is of %" PRIu64
+                   " devices in a consistency-group, here are %u; give both "
+                   "ends the same groups", s->name, t->n_more + UINT64_C(1),
+                   s->n_parts);
+        return false;
+    }
+    for (i = 0; i < ours->n_more; i++) {
+        const PmemHaSectionMember *a = &t->more[i], *b = &ours->more[i];
+
+        if (a->size != b->size || a->label_size != b->label_size ||
+            a->slot != b->slot || memcmp(a->uuid, b->uuid, sizeof(a->uuid))) {
+            error_setg(errp, "pmem-ha device '%s': in the stream device %u of "
+                       "the consistency-group is in slot %" PRIu32 " with %"
+                       PRIu64 " bytes and label-size %" PRIu64 ", here in slot "
+                       "%" PRIu32 " with %" PRIu64 " and %" PRIu64 ", or with "
+                       "another uuid; give both ends the same devices",
+                       s->name, i + 2, a->slot, a->size, a->label_size,
+                       b->slot, b->size, b->label_size);
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool check_section(PmemHaDevice *s, Error **errp)
@@ -294,7 +348,7 @@ static bool check_section(PmemHaDevice *s, Error **errp)
                    "%" PRIu64 ")", s->name, t->generation, t->captured,
                    t->acked);
     } else {
-        return true;
+        return check_members(s, errp);
     }
     return false;
 }
@@ -361,7 +415,11 @@ static bool gives_image(void *opaque)
 
 static int pmem_ha_pre_load(void *opaque)
 {
-    PMEM_HA(opaque)->section.adopt = false;
+    PmemHaDevice *s = opaque;
+
+    /* Without their subsections */
+    s->section.adopt = false;
+    s->section.n_more = 0;
     return 0;
 }
 
@@ -383,6 +441,40 @@ static const VMStateDescription vmstate_lineage = {
     .fields = (const VMStateField[]) {
         VMSTATE_UINT64(generation, PmemHaLineage),
         VMSTATE_UINT64(last_epoch, PmemHaLineage),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+static const VMStateDescription vmstate_member = {
+    .name = "pmem-ha/member",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT8_ARRAY(uuid, PmemHaSectionMember, 16),
+        VMSTATE_UINT64(size, PmemHaSectionMember),
+        VMSTATE_UINT64(label_size, PmemHaSectionMember),
+        VMSTATE_UINT32(slot, PmemHaSectionMember),
+        VMSTATE_END_OF_LIST()
+    },
+};
+
+static bool has_members(void *opaque)
+{
+    PmemHaDevice *s = opaque;
+
+    return s->section.n_more;
+}
+
+/* Without a group a stream is as it was before there were any. */
+static const VMStateDescription vmstate_group = {
+    .name = "pmem-ha/group",
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .needed = has_members,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(section.n_more, PmemHaDevice),
+        VMSTATE_STRUCT_ARRAY(section.more, PmemHaDevice, PMEM_HA_WIRE_MAX_MORE,
+                             1, vmstate_member, PmemHaSectionMember),
         VMSTATE_END_OF_LIST()
     },
 };
@@ -418,6 +510,7 @@ const VMStateDescription vmstate_pmem_ha = {
     },
     .subsections = (const VMStateDescription * const []) {
         &vmstate_adopt,
+        &vmstate_group,
         NULL
     },
 };

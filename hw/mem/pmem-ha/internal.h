@@ -98,6 +98,13 @@ typedef struct PmemHaLink {
  * What the section of a stream says, see handover-vmstate.c; used by the thread
  * that saves or loads, with the BQL.
  */
+typedef struct PmemHaSectionMember {
+    uint8_t uuid[16];
+    uint64_t size;
+    uint64_t label_size;
+    uint32_t slot;
+} PmemHaSectionMember;
+
 typedef struct PmemHaSection {
     uint8_t uuid[16];
     uint64_t size;
@@ -109,6 +116,8 @@ typedef struct PmemHaSection {
     bool adopt;                 /* the content is the replica's image */
     PmemHaLineage history[PMEM_HA_STATE_HISTORY];
     uint64_t *dirty;            /* to be saved: a bit for each page */
+    uint32_t n_more;            /* further devices of a consistency group */
+    PmemHaSectionMember more[PMEM_HA_WIRE_MAX_MORE];
 } PmemHaSection;
 
 struct PmemReplica {

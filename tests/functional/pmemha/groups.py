@@ -14,12 +14,13 @@ SPREAD = f'devs={DEVICES} spread=1 {BASES}'
 GROUP = 'consistency-group=g0'
 
 
-def add_slices(q, path, props, devices=DEVICES, size=SLICE):
+def add_slices(q, path, props, devices=DEVICES, size=SLICE, slots=None):
     """Devices nv0, nv1, ... of one file"""
     for n in range(devices):
         q.pmem_file(path, size, n, device='pmem-ha',
                     backend=f'offset={n * size}',
-                    props=f'{GROUP}{props}')
+                    props=f'{GROUP}{props}' +
+                    (f',slot={slots[n]}' if slots else ''))
     return q
 
 
@@ -31,14 +32,15 @@ class GroupTest(MigrationTest):
         self.guests = []
 
     def guest(self, name, *extra, cmd=f'workload=records {SPREAD}', props='',
-              **kw):
+              slots=None, **kw):
         g = self.adopt(BareMetal(self.work, cmd, name=name, smp=self.smp,
                                  **kw))
         if not os.path.exists(self.work.path(f'{name}.img')):
             self.work.sparse(f'{name}.img', SIZE)
         g.add('-object', self.r.object('r0'))
         add_slices(g, f'{name}.img',
-                   f',replica=r0,state-file={name}.state{props}')
+                   f',replica=r0,state-file={name}.state{props}',
+                   slots=slots)
         g.add('-trace', 'pmem_ha_verdict', *extra)
         self.guests.append(g)
         return g
