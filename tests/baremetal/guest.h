@@ -29,8 +29,7 @@ typedef struct Config {
     uint64_t offset;            /* of the first area in the device */
     uint64_t seed;
     uint64_t first[MAX_CPUS];   /* index of a CPU's first store */
-    uint64_t width;             /* of the hint write; 0: 8, 1, 2, 4 in turn;
-                                   10: in pieces */
+    uint64_t width;             /* of the hint write; 0: all; 10: in pieces */
     uint64_t every;             /* flush (flood: report) each n-th time */
     uint64_t pairs;             /* litmus: pairs of pages of one writer */
     uint64_t think;             /* pause between records, in spins */

@@ -252,8 +252,8 @@ class Fails(AdoptTest):
 
     def test_promoted_meanwhile(self):
         _, dst = self.moved()
-        before = self.content('replica.img')
         self.r.ctl('promote')
+        before = self.content('replica.img')
         self.refuses_to_run(dst, 'must not')
         self.assertEqual(self.content('replica.img'), before)
 
