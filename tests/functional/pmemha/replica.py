@@ -17,8 +17,8 @@ class Replica(Process):
     """
 
     def __init__(self, work, name='replica', export='pm0', image='replica.img',
-                 size='8M', journal=None, listen=None, args=(),
-                 props=''):
+                 size='8M', journal=None, listen=None, args=(), props='',
+                 binary=None):
         self.export = export
         self.image = image
         self.journal = journal or f'{image}.journal'
@@ -26,7 +26,7 @@ class Replica(Process):
         self.ctl_socket = f'{name}-ctl.sock'
         self.address = listen or f'addr.type=unix,addr.path={self.socket}'
         super().__init__(work, name, [
-            program('PMEM_REPLICA'),
+            binary or program('PMEM_REPLICA'),
             '--export', f'name={export},mem-path={image},size={size},'
                         f'journal={self.journal}{props}',
             '--listen', self.address, *args])

@@ -33,8 +33,8 @@ class WorkDir:
     Removed when it passed, kept and named when it failed or KEEP=1 is set.
     """
 
-    def __init__(self, name):
-        self.dir = os.path.join(work_base(), f'{name}.{os.getpid()}')
+    def __init__(self, name, base=None):
+        self.dir = os.path.join(base or work_base(), f'{name}.{os.getpid()}')
         shutil.rmtree(self.dir, ignore_errors=True)
         os.mkdir(self.dir)
 
