@@ -30,9 +30,13 @@ check-mutations: need  ## break each promise in turn; a test must notice
 	@scripts/build >/dev/null
 	@tests/mutations/run
 
+# The series as it first was whole: what its cost is compared with
+FIRST_SLICE = 71e2514
 bench: need  ## measure against named peers, into build/bench
 	@scripts/build >/dev/null
 	@tests/bench/fsync
+	@tests/bench/epochs
+	@tests/bench/fsync --baseline $(FIRST_SLICE)
 
 build: need  ## fetch, patch and build QEMU; prints the programs' directory
 	@scripts/build
