@@ -12,7 +12,7 @@ import threading
 
 from pmemha import main, program, wire
 from pmemha.primary import (PAGE, SIZE, Closed, Model, ReplicaTestCase,
-                            expect_refused, hello)
+                            expect_fenced, expect_refused, hello)
 
 
 def fill_up(path):
@@ -70,6 +70,31 @@ class ReplicaFaultTest(ReplicaTestCase):
             for n in range(0, SIZE, PAGE):
                 assert image[n:n + PAGE] in [model.images[e][n:n + PAGE]
                                              for e in range(3, 7)], n
+
+    def test_damage_amid_adoption(self):
+        """Decided, and then the log rots: the image is not given."""
+        def adopt(d, c):
+            return hello(c, take=True, captured=6, acked=6, instance=7,
+                         adopt=d.img)
+
+        with self.daemon(env={'PMEM_HA_CRASH_AT': 'promote-decided'}) as d:
+            c, model = self.seeded(d, 2)
+            for e in range(3, 7):
+                c.epoch(e, model.next(e, 3))
+            with self.assertRaises((Closed, OSError)), d.connect() as c2:
+                adopt(d, c2)
+            assert d.wait(20) == 99
+            c.close()
+        self.rot(-2)
+        with self.daemon() as d:
+            for _ in range(2):
+                with d.connect() as c:
+                    expect_refused(lambda: adopt(d, c), wire.R_DAMAGED,
+                                   'epoch 5 ')
+            assert os.path.exists(d.img + '.replica')
+            assert d.promote('--force')['epoch'] == 4
+            with d.connect() as c:
+                expect_fenced(lambda: adopt(d, c))
 
     def test_startup_errors(self):
         img = os.path.join(self.work.dir, 'img')

@@ -192,6 +192,10 @@ static bool apply_rest(ReplicaExport *e, const char *state_path, Error **errp)
     s.applied = e->j->end.epoch;
     /* Damage since the decision: claim no epoch that is not there. */
     s.history[0].last_epoch = MIN(s.history[0].last_epoch, s.applied);
+    if (*state_path) {
+        /* By command: whoever asked to adopt it must not get it afterwards. */
+        s.taker = 0;
+    }
     s.salt = journal_new_salt();
     g_strlcpy(s.state_path, state_path, sizeof(s.state_path));
     if (!journal_write_super(e->j, &s, false, errp)) {
@@ -369,13 +373,10 @@ static bool same_file(ReplicaExport *e, const PmemHaHello *hello, Error **errp)
     return true;
 }
 
-/* Step 1 of an adoption: TAKE and promotion in one.  Both locks held. */
-static int decide_adoption(ReplicaExport *e, const PmemHaHello *hello,
-                           Error **errp)
+/* Whether the image will be just what was handed over.  Both locks held. */
+static int check_adoption(ReplicaExport *e, const PmemHaHello *hello,
+                          Error **errp)
 {
-    JournalSuper s;
-
-    journal_abort(e->j);
     if (!journal_settle(e->j, errp) || !check_log(e, errp)) {
         return PMEM_HA_REFUSE_IO;
     }
@@ -389,6 +390,21 @@ static int decide_adoption(ReplicaExport *e, const PmemHaHello *hello,
                    "where it came from", e->name, e->j->end.epoch,
                    hello->captured);
         return PMEM_HA_REFUSE_WENT_ON;
+    }
+    return EXPORT_OK;
+}
+
+/* Step 1 of an adoption: TAKE and promotion in one.  Both locks held. */
+static int decide_adoption(ReplicaExport *e, const PmemHaHello *hello,
+                           Error **errp)
+{
+    JournalSuper s;
+    int ret;
+
+    journal_abort(e->j);
+    ret = check_adoption(e, hello, errp);
+    if (ret) {
+        return ret;
     }
     s = e->j->super;
     journal_push_history(&s, e->j->end.epoch);
@@ -405,8 +421,12 @@ static int adopt_locked(ReplicaExport *e, uint64_t generation,
 {
     int ret = export_check_peer(e, generation, hello, errp);
 
-    if (ret || e->j->super.promoted) {
+    if (ret) {
         return ret;
+    }
+    if (e->j->super.promoted) {
+        /* Asked again.  The log may have been damaged since. */
+        return e->img ? check_adoption(e, hello, errp) : EXPORT_OK;
     }
     if (!same_file(e, hello, errp)) {
         return PMEM_HA_REFUSE_FILE;
@@ -432,13 +452,15 @@ int export_adopt(ReplicaExport *e, uint64_t generation,
 
     qatomic_set(&e->promoting, 1);
     QEMU_LOCK_GUARD(&e->apply_lock);
-    qatomic_set(&e->promoting, 0);
-
+    WITH_QEMU_LOCK_GUARD(&e->lock) {
+        /* Whoever waits for it goes on when the lock is free. */
+        qatomic_set(&e->promoting, 0);
+        qemu_cond_broadcast(&e->attach_cond);
+    }
     if (e->img && !export_finish_switch(e, errp)) {
         return PMEM_HA_REFUSE_IO;
     }
     WITH_QEMU_LOCK_GUARD(&e->lock) {
-        qemu_cond_broadcast(&e->attach_cond);
         ret = adopt_locked(e, generation, hello, errp);
     }
     if (ret) {

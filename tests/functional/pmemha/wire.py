@@ -6,6 +6,7 @@ Written from docs/interop/pmem-ha-protocol.rst and
 docs/specs/pmem-ha-media.rst.
 """
 
+import os
 import socket
 import struct
 import uuid as uuidlib
@@ -24,6 +25,7 @@ ZERO = 1
 COMPLETES_COPY = 2
 TAKE = 1                        # in the payload of HELLO
 GROUP = 2                       # in the same field: further devices follow
+ADOPT = 4
 
 RECEIVED, JOURNALED, APPLIED = range(3)
 
@@ -178,17 +180,27 @@ class Client:
 
     def hello(self, generation=1, name='pm0', uuid=None, size=0, label_size=0,
               slot=0, ack=JOURNALED, captured=0, acked=0, instance=1,
-              take=False, more=()):
-        """Returns (have_image, generation, epoch) of the replica."""
+              take=False, adopt=None, more=()):
+        """
+        @adopt: path of the image to be adopted.
+        Returns (have_image, generation, epoch) of the replica.
+        """
         self.generation = generation
         raw = name.encode()
         uuid = uuid or uuidlib.UUID(int=0x1234)
         payload = uuid.bytes + struct.pack(
             '<QQIIQQQII', size, label_size, slot, ack, captured, acked,
             instance, len(raw),
-            (TAKE if take else 0) | (GROUP if more else 0)) + raw
+            (TAKE if take else 0) | (GROUP if more else 0) |
+            (ADOPT if adopt else 0)) + raw
         for device_uuid, *numbers in more:
             payload += device_uuid.bytes + struct.pack('<QQII', *numbers, 0)
+        if adopt:
+            with open('/proc/sys/kernel/random/boot_id',
+                      encoding='ascii') as f:
+                payload += uuidlib.UUID(f.read().strip()).bytes
+            st = os.stat(adopt)
+            payload += struct.pack('<QQ', st.st_dev, st.st_ino)
         self.send(Msg(HELLO, 0, generation, payload=payload))
         m = self.recv()
         assert m.type == WELCOME, m.type
