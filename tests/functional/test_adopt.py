@@ -7,13 +7,16 @@ backing: docs/devel/pmem-ha-handover.rst, "Adoption".
 
 import os
 import re
+import resource
 import signal
+import subprocess
 
-from pmemha import main, scaled
+from pmemha import main, scaled, wire
 from pmemha.baremetal import BASE, BareMetal, oracle
 from pmemha.gdb import Gdb
 from pmemha.groups import SIZE as GROUP_SIZE, SPREAD, GroupTest, add_slices
 from pmemha.migrate import CMD, SIZE, MigrationTest, set_caps, set_params
+from pmemha.paths import program
 
 ADOPT = 'handover=adopt'
 
@@ -308,6 +311,55 @@ class Fails(AdoptTest):
         answer = self.judge()
         self.assertEqual(answer['generation'], 2)
 
+    def test_ends_without_it(self):
+        """Its state file must not prove an image that it never had."""
+        _, dst = self.moved()
+        self.r.kill()
+        self.refuses_to_run(dst, 'did not give its image')
+        dst.quit()
+        record = wire.read_state_file(self.work.path('dst.state'))
+        self.assertFalse(record['clean'], record)
+
+    def test_state_file_can_not_be_written(self):
+        """The image was given, and nobody else gets it: it asks again."""
+        src = self.source()
+        dst = self.destination()
+        dst.argv = ['sh', '-c', 'trap "" XFSZ; exec "$@"', 'sh', *dst.argv]
+        dst.start()
+        self.choose(src)
+        self.migrate(src)
+        self.wait_migration(dst)
+        limit = resource.prlimit(dst.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(dst.pid, resource.RLIMIT_FSIZE, (0, limit[1]))
+        self.refuses_to_run(dst)
+        dst.qmp.poll('query-pmem-ha', lambda infos: 'dst.state' in
+                     infos[0].get('last-error', ''), scaled(30))
+        self.assertEqual(self.pmem_ha(dst)['generation'], 1)
+        resource.prlimit(dst.pid, resource.RLIMIT_FSIZE, limit)
+        self.wait_info(dst, state='standalone')
+        dst.qmp.cmd('cont')
+        self.has_adopted(dst)
+        self.judge_image()
+
+    def test_promoted_by_then(self):
+        """An operator completed it: who asked first must not get it, too."""
+        src = self.source()
+        self.restart('promote-decided')
+        self.wait_info(src, state='in-sync')
+        dst = self.destination().start()
+        self.choose(src)
+        self.migrate(src)
+        self.wait_migration(dst)
+        self.refuses_to_run(dst, 'did not give its image')
+        dst.signal(signal.SIGSTOP)
+        self.restart()
+        answer = self.r.ctl('promote')
+        self.assertEqual(answer['generation'], 2)
+        dst.signal(signal.SIGCONT)
+        self.wait_info(dst, state='fenced')
+        self.refuses_to_run(dst, 'was promoted')
+        self.assertEqual(dst.acks(), {})
+
     def test_image_was_replaced(self):
         """A full copy has given its name to another file."""
         src = self.source()
@@ -351,6 +403,61 @@ class Fails(AdoptTest):
 
 
 class Refused(AdoptTest):
+
+    def test_goes_on_before_it_has_it(self):
+        """What is not in its memory for good can not travel on."""
+        _, dst = self.moved()
+        third = self.guest('third', '-incoming', 'unix:third.mig',
+                           '-S').start()
+        dst.qmp.cmd('migrate', uri='unix:third.mig')
+        info = self.wait_migration(dst, 'failed')
+        self.assertIn('has not adopted', info['error-desc'])
+        third.kill()
+        dst.qmp.cmd('cont')
+        self.has_adopted(dst)
+        self.judge_image()
+
+    def test_snapshot_before_it_has_it(self):
+        subprocess.run([program('QEMU_IMG'), 'create', '-q', '-f', 'qcow2',
+                        'disk.qcow2', '1G'], cwd=self.work.dir, check=True,
+                       timeout=scaled(20))
+        src = self.source()
+        dst = self.destination('-blockdev', 'qcow2,node-name=disk,file.driver='
+                               'file,file.filename=disk.qcow2').start()
+        self.choose(src)
+        self.migrate(src)
+        self.wait_migration(dst)
+        self.r.kill()
+        # From here on its disks are active.
+        self.refuses_to_run(dst, 'did not give its image')
+        self.assertNotEqual(dst.hmp('savevm one', 30), '')
+        self.restart()
+        self.wait_info(dst, state='standalone')
+        dst.qmp.cmd('cont')
+        self.has_adopted(dst)
+        self.assertEqual(dst.hmp('savevm one', 30), '')
+        self.judge_image()
+
+    def test_goes_on_without_having_run(self):
+        """Adopted late, and still paused: its content travels."""
+        src, dst = self.moved()
+        self.r.kill()
+        self.refuses_to_run(dst, 'did not give its image')
+        self.restart()
+        self.wait_info(dst, state='standalone')
+        third = self.adopt(BareMetal(self.work, CMD, name='third',
+                                     smp=self.smp))
+        self.work.sparse('third.img', SIZE)
+        third.pmem_file('third.img', SIZE, device='pmem-ha',
+                        props='state-file=third.state')
+        third.add('-incoming', 'unix:third.mig', '-S').start()
+        self.guests.append(third)
+        self.migrate(dst, 'unix:third.mig')
+        self.wait_migration(third)
+        self.assertEqual(self.digest(src), self.digest(third))
+        third.qmp.cmd('cont')
+        self.runs(third)
+        self.judge_image('third.img')
 
     def test_only_one_side(self):
         """The image is not touched, and the guest goes on."""

@@ -112,6 +112,7 @@ void pmem_ha_adopt_hello(PmemHaDevice *s, PmemHaHello *h)
 bool pmem_ha_adopted_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                             Error **errp)
 {
+    PmemHaStateRecord was = s->rec;
     unsigned i;
     int ret;
 
@@ -134,18 +135,20 @@ bool pmem_ha_adopted_locked(PmemHaDevice *s, const PmemHaWelcome *w,
     if (!map_parts(s, true, errp)) {
         return false;
     }
-    s->take = false;
-    s->loaded = false;
     pmem_ha_state_next_generation(&s->rec);
     /* As for any guest without a replica: see pmem_ha_begin(). */
     s->rec.acked = 0;
-    s->proof_lineage = true;
     s->rec.boot_id = s->boot_id;
     s->rec.clean = false;
     pmem_ha_note_backing(s);
     if (!pmem_ha_state_write(s->state_file, &s->rec, true, errp)) {
+        /* Nobody else gets the image any more: ask for it again. */
+        s->rec = was;
         return false;
     }
+    s->take = false;
+    s->loaded = false;
+    s->proof_lineage = true;
     /* What the guest waited for is in the image. */
     for (i = 0; i < s->waiters->len; i++) {
         g_array_index(s->waiters, PmemHaWaiter, i).target = 0;
@@ -153,17 +156,30 @@ bool pmem_ha_adopted_locked(PmemHaDevice *s, const PmemHaWelcome *w,
     s->link_state = PMEM_HA_STATE_STANDALONE;
     qatomic_set(&s->adopted, true);
     pmem_ha_release_locked(s);
+    pmem_ha_stall_settle(s);
     pmem_ha_announce_locked(s, "adopted the image of the replica");
     qemu_cond_broadcast(&s->settled);
     trace_pmem_ha_adopted(s->name, s->rec.generation, w->epoch);
     return true;
 }
 
+void pmem_ha_adopt_settle(PmemHaDevice *s)
+{
+    CPUState *cpu;
+
+    if (s->adopting && qatomic_read(&s->adopted)) {
+        s->adopting = false;
+        pmem_ha_content_travels(s, true);
+        CPU_FOREACH(cpu) {
+            cpu->flush_blocked = pmem_ha_cpu_waits(cpu);
+        }
+    }
+}
+
 bool pmem_ha_adopt_wait(PmemHaDevice *s)
 {
     int64_t deadline = g_get_monotonic_time() / 1000 +
                        MAX(s->replica->connect_timeout_ms, PMEM_HA_ADOPT_MS);
-    CPUState *cpu;
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         while (!s->adopted && s->link_state == PMEM_HA_STATE_CONNECTING) {
@@ -183,12 +199,6 @@ bool pmem_ha_adopt_wait(PmemHaDevice *s)
             return false;
         }
     }
-    if (s->adopting) {
-        s->adopting = false;
-        pmem_ha_content_travels(s, true);
-        CPU_FOREACH(cpu) {
-            cpu->flush_blocked = pmem_ha_cpu_waits(cpu);
-        }
-    }
+    pmem_ha_adopt_settle(s);
     return true;
 }

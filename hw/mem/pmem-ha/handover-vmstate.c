@@ -230,6 +230,13 @@ static int pmem_ha_pre_save(void *opaque)
         migration_file_set_error(-EINVAL, err);
         return -EINVAL;
     }
+    if (s->adopting) {
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            pmem_ha_may_hand_over_locked(s, &err);
+        }
+        migration_file_set_error(-EBUSY, err);
+        return -EBUSY;
+    }
     if (snapshot) {
         take_snapshot(s);
     }
@@ -405,7 +412,7 @@ static bool has_replica(void *opaque)
 {
     PmemHaDevice *s = opaque;
 
-    return pmem_ha_mirrors(s) && s->leader == s;
+    return (pmem_ha_mirrors(s) || s->adopting) && s->leader == s;
 }
 
 static bool gives_image(void *opaque)

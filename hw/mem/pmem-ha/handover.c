@@ -65,7 +65,8 @@ static int migration_event(NotifierWithReturn *n, MigrationEvent *e,
 {
     PmemHaDevice *s = container_of(n, PmemHaDevice, migration_notifier);
 
-    if (!pmem_ha_mirrors(s) || s->adopting) {
+    pmem_ha_adopt_settle(s);
+    if (!pmem_ha_mirrors(s)) {
         return 0;
     }
     if (e->type != MIG_EVENT_PRECOPY_SETUP) {
@@ -120,6 +121,12 @@ bool pmem_ha_may_hand_over_locked(PmemHaDevice *s, Error **errp)
     if (s->role == PMEM_HA_ROLE_INCOMING && !s->loaded) {
         error_setg(errp, "pmem-ha device '%s': the incoming migration is not "
                    "complete", s->name);
+        return false;
+    }
+    if (s->adopting) {
+        /* It is in the replica's image, which this stream would not have. */
+        error_setg(errp, "pmem-ha device '%s' has not adopted the replica's "
+                   "image yet, let the guest run first", s->name);
         return false;
     }
     if (s->role == PMEM_HA_ROLE_PRIMARY && s->take) {

@@ -452,6 +452,8 @@ void pmem_ha_adopt_hello(PmemHaDevice *s, PmemHaHello *h);
 /* The replica gave it, with @w.  Replicator thread, lock held. */
 bool pmem_ha_adopted_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                             Error **errp);
+/* It may have been given late: from then on the content travels.  BQL. */
+void pmem_ha_adopt_settle(PmemHaDevice *s);
 /* Before any vCPU runs: whether the image is ours.  BQL. */
 bool pmem_ha_adopt_wait(PmemHaDevice *s);
 /* Whether flushes wait for a replica. */

@@ -498,8 +498,12 @@ void pmem_ha_finish(PmemHaDevice *s)
         disown(s);
         return;
     }
-    if (s->role != PMEM_HA_ROLE_PRIMARY) {
-        /* The stream has it all, and the state file says so already. */
+    if (s->role != PMEM_HA_ROLE_PRIMARY ||
+        (s->adopting && !qatomic_read(&s->adopted))) {
+        /*
+         * The stream has it all, or the image is not ours; the state file
+         * says so already.
+         */
         pmem_ha_replicator_stop(s);
         return;
     }

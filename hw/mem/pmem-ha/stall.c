@@ -146,6 +146,7 @@ static void pmem_ha_settle_bh(void *opaque)
     PmemHaDevice *s = opaque;
     bool stop, resume = false;
 
+    pmem_ha_adopt_settle(s);
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         stop = s->stop_vm;
         s->stop_vm = false;
