@@ -486,6 +486,15 @@ class Refused(AdoptTest):
         self.assertEqual(dst.wait(20), 1)
         self.assertIn('is not the image of a replica', dst.output())
 
+    def test_vhost_user(self):
+        """A backend maps the file itself, whatever is private in QEMU."""
+        blk = ['-chardev', 'socket,id=vu,path=vu.sock,server=on,wait=off',
+               '-device', 'vhost-user-blk-pci,chardev=vu']
+        self.source()
+        dst = self.destination(*blk).start(negotiate=False)
+        self.assertEqual(dst.wait(20), 1)
+        self.assertIn('before it is adopted', dst.output())
+
     def test_pmem(self):
         g = self.source()
         dst = self.adopt(BareMetal(self.work, CMD, name='d', smp=self.smp))

@@ -20,6 +20,8 @@
 
 /* Devices with a replica; BQL */
 static unsigned users;
+/* One of them is to adopt an image. */
+static bool adopting;
 
 #define PAST_QEMU "writes to guest memory past QEMU"
 #define TAKES_AWAY "takes pages away from the guest"
@@ -52,6 +54,13 @@ static char *check_name(const char *kind, const char *name)
 
     for (i = 0; i < ARRAY_SIZE(families); i++) {
         if (g_str_has_prefix(name, families[i].prefix)) {
+            if (!families[i].what && adopting) {
+                /* Its backend maps the file, and not what is private here. */
+                return g_strdup_printf("the backend of %s '%s' could write to "
+                                       "the replica's image before it is "
+                                       "adopted: use handover=copy, or a "
+                                       "device that QEMU emulates", kind, name);
+            }
             if (!families[i].what) {
                 break;
             }
@@ -155,6 +164,7 @@ bool pmem_ha_bypass_forbid(PmemHaDevice *s, Error **errp)
 {
     g_autofree char *why = NULL;
 
+    adopting |= s->adopting;
     object_child_foreach_recursive(object_get_root(), check_child, &why);
     if (why) {
         error_setg(errp, "pmem-ha device '%s' has a replica, and %s", s->name,
