@@ -80,6 +80,8 @@ class AdoptTest(MigrationTest):
     def refuses_to_run(self, dst, *texts):
         dst.qmp.cmd('cont')
         dst.qmp.poll('query-status', lambda s: not s['running'], scaled(30))
+        # No device ran for a moment, either.
+        self.assertNotIn('RESUME', [e['event'] for e in dst.qmp.events])
         for text in texts:
             self.assertIn(text, dst.output())
 
@@ -141,6 +143,19 @@ class Adopt(AdoptTest):
         self.wait_info(dst, state='standalone')
         self.assertEqual(self.content('replica.img')[:4], b'\xde\xad\xbe\xef')
         self.assertEqual(self.digest(src), self.digest(dst))
+
+    def test_of_a_stopped_guest(self):
+        """The last epoch is taken, although nothing stops any more."""
+        src = self.source()
+        src.qmp.cmd('stop')
+        dst = self.destination().start()
+        self.choose(src)
+        self.migrate(src)
+        self.wait_migration(dst)
+        self.assertEqual(self.digest(src), self.digest(dst))
+        dst.qmp.cmd('cont')
+        self.has_adopted(dst)
+        self.judge_image()
 
     def test_runs_by_itself(self):
         """Without -S, as libvirt does not"""
@@ -494,6 +509,17 @@ class Refused(AdoptTest):
         dst = self.destination(*blk).start(negotiate=False)
         self.assertEqual(dst.wait(20), 1)
         self.assertIn('before it is adopted', dst.output())
+
+    def test_two_devices(self):
+        """They could not be adopted at one instant."""
+        other = self.replica('other', image='other.img', size=SIZE).start()
+        dst = self.destination()
+        dst.add('-object', other.object('r1'))
+        dst.pmem_file('other.img', SIZE, 1, device='pmem-ha',
+                      props=f'replica=r1,state-file=o.state,{ADOPT}')
+        dst.start(negotiate=False)
+        self.assertEqual(dst.wait(20), 1)
+        self.assertIn('one device or one consistency-group', dst.output())
 
     def test_pmem(self):
         g = self.source()

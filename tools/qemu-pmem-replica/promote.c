@@ -292,8 +292,9 @@ PmemReplicaPromotion *export_promote(ReplicaExport *e, const char *state_file,
             }
             if (!*e->j->super.state_path) {
                 error_setg(errp, "export '%s': its image '%s' was adopted by a "
-                           "primary on this host, which has it; see its "
-                           "state-file", e->name, e->mem_path);
+                           "primary on this host; if that is gone, start a "
+                           "guest with the image and its state-file, or with a "
+                           "new state-file", e->name, e->mem_path);
                 return NULL;
             }
             return result(e);

@@ -20,6 +20,7 @@
 #include "hw/mem/pc-dimm.h"
 #include "hw/qdev-core.h"
 #include "system/hostmem.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "compat.h"
 #include "internal.h"
@@ -60,6 +61,8 @@ static bool map_parts(PmemHaDevice *s, bool shared, Error **errp)
     return true;
 }
 
+static bool may_start(void);
+
 /* When all RAM is registered: the stream must not write to the image. */
 static void machine_done(Notifier *n, void *data)
 {
@@ -69,6 +72,8 @@ static void machine_done(Notifier *n, void *data)
 
 bool pmem_ha_adopt_init(PmemHaDevice *s, Error **errp)
 {
+    PmemHaDevice *other;
+
     if (phase_check(PHASE_MACHINE_READY) && !s->starting_group) {
         error_setg(errp, "pmem-ha device '%s': handover=adopt is for a device "
                    "that is given by -device, use handover=copy", s->name);
@@ -83,6 +88,16 @@ bool pmem_ha_adopt_init(PmemHaDevice *s, Error **errp)
     if (!map_parts(s, false, errp)) {
         return false;
     }
+    for (other = pmem_ha_next(NULL); other; other = pmem_ha_next(other)) {
+        if (other != s && other->leader->adopting && other->leader != s) {
+            error_setg(errp, "pmem-ha device '%s': handover=adopt is for one "
+                       "device or one consistency-group, and '%s' has it, too; "
+                       "put them into one group, or use handover=copy",
+                       s->name, other->name);
+            return false;
+        }
+    }
+    vm_start_check = may_start;
     s->adopt_notifier.notify = machine_done;
     qemu_add_machine_init_done_notifier(&s->adopt_notifier);
     return true;
@@ -176,7 +191,7 @@ void pmem_ha_adopt_settle(PmemHaDevice *s)
     }
 }
 
-bool pmem_ha_adopt_wait(PmemHaDevice *s)
+static bool adopt_wait(PmemHaDevice *s)
 {
     int64_t deadline = g_get_monotonic_time() / 1000 +
                        MAX(s->replica->connect_timeout_ms, PMEM_HA_ADOPT_MS);
@@ -200,5 +215,28 @@ bool pmem_ha_adopt_wait(PmemHaDevice *s)
         }
     }
     pmem_ha_adopt_settle(s);
+    return true;
+}
+
+/* Before any vCPU or device runs */
+static bool may_start(void)
+{
+    PmemHaDevice *s;
+
+    for (s = pmem_ha_next(NULL); s; s = pmem_ha_next(s)) {
+        if (!s->adopting) {
+            continue;
+        }
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            pmem_ha_take_locked(s);
+        }
+        if (!adopt_wait(s)) {
+            if (runstate_check(RUN_STATE_INMIGRATE)) {
+                /* So that 'cont' can try again. */
+                runstate_set(RUN_STATE_PAUSED);
+            }
+            return false;
+        }
+    }
     return true;
 }

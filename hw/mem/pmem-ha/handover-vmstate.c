@@ -170,13 +170,12 @@ static void take_snapshot(PmemHaDevice *s)
 }
 
 /* The destination will have the replica's image, and nothing else. */
-static bool give_all(PmemHaDevice *s, Error **errp)
+static bool has_all_locked(PmemHaDevice *s, Error **errp)
 {
-    uint64_t unsent = pmem_ha_drain(s, get_clock() + PMEM_HA_FINISH_MS *
-                                       (int64_t)SCALE_MS);
+    uint64_t unsent = pmem_ha_unsent_locked(s);
 
-    if (unsent) {
-        error_setg(errp, "pmem-ha device '%s': the replica does not have the "
+    if (unsent || s->rec.captured != s->rec.acked) {
+        error_setg(errp, "pmem-ha device '%s': the replica did not get the "
                    "last %" PRIu64 " bytes within %d ms, and handover=adopt "
                    "gives the guest what it has; migrate when it is in sync, or "
                    "set handover=copy", s->name, unsent, PMEM_HA_FINISH_MS);
@@ -190,9 +189,7 @@ static bool hand_over_locked(PmemHaDevice *s, Error **errp)
     if (!pmem_ha_may_hand_over_locked(s, errp)) {
         return false;
     }
-    if (s->gives_image && s->rec.captured != s->rec.acked) {
-        error_setg(errp, "pmem-ha device '%s': an epoch began after the last "
-                   "one; migrate again", s->name);
+    if (s->gives_image && !has_all_locked(s, errp)) {
         return false;
     }
     pmem_ha_give_locked(s);
@@ -243,10 +240,6 @@ static int pmem_ha_pre_save(void *opaque)
     /* A backend that went away counts, too. */
     pmem_ha_vhost_fetch(s);
     s->section.adopt = !snapshot && s->gives_image;
-    if (s->section.adopt && !give_all(s, &err)) {
-        migration_file_set_error(-EBUSY, err);
-        return -EBUSY;
-    }
 
     QEMU_LOCK_GUARD(&s->lock);
     if (!snapshot && !hand_over_locked(s, &err)) {

@@ -87,6 +87,10 @@ static int migration_event(NotifierWithReturn *n, MigrationEvent *e,
     if (s->handover == PMEM_HA_HANDOVER_ADOPT) {
         s->gives_image = true;
         pmem_ha_content_travels(s, false);
+        if (!runstate_is_running()) {
+            /* No stop will come for it. */
+            pmem_ha_drain_to_give(s);
+        }
     }
     return 0;
 }

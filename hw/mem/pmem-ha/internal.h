@@ -397,6 +397,10 @@ bool pmem_ha_begin(PmemHaDevice *s, Error **errp);
  * that the replica does not have then.  BQL (let go meanwhile), vCPUs paused.
  */
 uint64_t pmem_ha_drain(PmemHaDevice *s, int64_t until);
+/* The same for a migration that lets the replica's image be adopted. */
+void pmem_ha_drain_to_give(PmemHaDevice *s);
+/* Bytes, in whole pages, that no acknowledged epoch holds.  Lock held. */
+uint64_t pmem_ha_unsent_locked(PmemHaDevice *s);
 /* QEMU ends: last epoch, digest, clean mark.  BQL, vCPUs paused. */
 void pmem_ha_finish(PmemHaDevice *s);
 
@@ -454,8 +458,6 @@ bool pmem_ha_adopted_locked(PmemHaDevice *s, const PmemHaWelcome *w,
                             Error **errp);
 /* It may have been given late: from then on the content travels.  BQL. */
 void pmem_ha_adopt_settle(PmemHaDevice *s);
-/* Before any vCPU runs: whether the image is ours.  BQL. */
-bool pmem_ha_adopt_wait(PmemHaDevice *s);
 /* Whether flushes wait for a replica. */
 static inline bool pmem_ha_mirrors(PmemHaDevice *s)
 {

@@ -398,8 +398,7 @@ static void wait_without_bql(PmemHaDevice *s, int64_t ms)
     qemu_mutex_lock(&s->lock);
 }
 
-/* Bytes, in whole pages, that no acknowledged epoch holds. */
-static uint64_t unsent_bytes_locked(PmemHaDevice *s)
+uint64_t pmem_ha_unsent_locked(PmemHaDevice *s)
 {
     unsigned i;
 
@@ -452,9 +451,14 @@ uint64_t pmem_ha_drain(PmemHaDevice *s, int64_t until)
         wait_without_bql(s, 10);
     }
     s->hold_until_ns = 0;
-    unsent = unsent_bytes_locked(s);
+    unsent = pmem_ha_unsent_locked(s);
     qemu_mutex_unlock(&s->lock);
     return unsent;
+}
+
+void pmem_ha_drain_to_give(PmemHaDevice *s)
+{
+    pmem_ha_drain(s, get_clock() + PMEM_HA_FINISH_MS * (int64_t)SCALE_MS);
 }
 
 static uint64_t drain_at_end(PmemHaDevice *s)
@@ -515,7 +519,7 @@ void pmem_ha_finish(PmemHaDevice *s)
              * pausing the guest waits for that timer.
              */
             WITH_QEMU_LOCK_GUARD(&s->lock) {
-                unsent = unsent_bytes_locked(s);
+                unsent = pmem_ha_unsent_locked(s);
             }
         } else {
             unsent = drain_at_end(s);

@@ -182,30 +182,27 @@ void pmem_ha_stall_settle(PmemHaDevice *s)
 static void pmem_ha_vm_state(void *opaque, bool running, RunState state)
 {
     PmemHaDevice *s = opaque;
-    bool fenced, adopting;
+    bool fenced;
 
+    if (!running && s->gives_image) {
+        /* Before any device is saved, since the BQL is let go meanwhile. */
+        pmem_ha_drain_to_give(s);
+    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         fenced = s->link_state == PMEM_HA_STATE_FENCED;
         if (running && !fenced) {
             pmem_ha_take_locked(s);
         }
-        adopting = s->adopting;
     }
-    if (running && adopting && !fenced && pmem_ha_adopt_wait(s)) {
-        return;
-    }
-    if (running && (fenced || adopting)) {
+    if (running && fenced) {
         CPUState *cpu;
 
         /* The stop is a request: until it is served, nothing must run. */
         CPU_FOREACH(cpu) {
             cpu->flush_blocked = true;
         }
-        if (fenced) {
-            error_report("pmem-ha device '%s': the replica was promoted, this "
-                         "guest must not go on; use the promoted image",
-                         s->name);
-        }
+        error_report("pmem-ha device '%s': the replica was promoted, this "
+                     "guest must not go on; use the promoted image", s->name);
         qemu_system_vmstop_request_prepare();
         qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
     }
