@@ -85,6 +85,12 @@ bool pmem_ha_adopt_init(PmemHaDevice *s, Error **errp)
                    "handover=copy", s->name);
         return false;
     }
+    if (pmem_ha_any_backend_has(s, "prealloc")) {
+        error_setg(errp, "pmem-ha device '%s': handover=adopt maps an image "
+                   "that the replica writes to, which memdev property "
+                   "prealloc=on does, too; use prealloc=off", s->name);
+        return false;
+    }
     if (!map_parts(s, false, errp)) {
         return false;
     }
@@ -207,10 +213,11 @@ static bool adopt_wait(PmemHaDevice *s)
         }
         if (!s->adopted) {
             error_report("pmem-ha device '%s': the replica did not give its "
-                         "image (%s), this guest must not run; try 'cont' "
-                         "again, or let the guest go on where it came from",
-                         s->name, s->last_error ?
-                         error_get_pretty(s->last_error) : "no answer yet");
+                         "image (%s), this guest must not run; let it go on "
+                         "where it came from%s", s->name, s->last_error ?
+                         error_get_pretty(s->last_error) : "no answer yet",
+                         s->link_state == PMEM_HA_STATE_CONNECTING ?
+                         ", or try 'cont' again" : "");
             return false;
         }
     }

@@ -113,7 +113,7 @@ static int get_waiters(QEMUFile *f, void *pv, size_t size,
         if (qemu_file_get_error(f)) {
             return qemu_file_get_error(f);
         }
-        if (!s->tracking) {
+        if (!s->tracking || !pmem_ha_mirrors(s)) {
             /* Without a replica a flush returns at once. */
             continue;
         }

@@ -102,11 +102,11 @@ void qmp_pmem_ha_resync(const char *id, Error **errp)
                    "query-pmem-ha", id);
         return;
     }
-    if (!s->replica) {
-        error_setg(errp, "pmem-ha device '%s' has no property 'replica'", id);
+    s = s->leader;
+    if (!pmem_ha_mirrors(s)) {
+        error_setg(errp, "pmem-ha device '%s' has no replica", id);
         return;
     }
-    s = s->leader;
     QEMU_LOCK_GUARD(&s->lock);
     if (s->link_state == PMEM_HA_STATE_FENCED) {
         error_setg(errp, "pmem-ha device '%s': its replica was promoted or "
