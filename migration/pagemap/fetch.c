@@ -1,0 +1,385 @@
+/*
+ * Page map: the destination reads pages from its disks
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A thread with an event loop of its own: the loop of the main thread is busy
+ * with the stream.  Coroutines read through BlockBackends that nobody else
+ * uses, so neither the guest's throttling nor its error policy sees them; the
+ * nodes are inactive, which forbids writing only.
+ *
+ * Members without a comment belong to this thread.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/memalign.h"
+#include "qemu/timer.h"
+#include "block/aio-wait.h"
+#include "block/aio.h"
+#include "block/block.h"
+#include "migration/page-map.h"
+#include "qapi/error.h"
+#include "system/iothread.h"
+#include "../ram.h"
+#include "destination.h"
+#include "pagemap.h"
+#include "trace.h"
+
+#define WORKERS     8
+
+/* A batch while it is fetched */
+typedef struct PmJob {
+    QSIMPLEQ_ENTRY(PmJob) next;
+    PmFetcher *f;
+    PmDstBatch *batch;
+    PmRead *read;
+    size_t n_reads, next_read;
+    unsigned left;              /* reads that are not finished */
+    PmRp rp;
+} PmJob;
+
+typedef struct PmFetchDevice {
+    PmDstDevice dev;
+    PmDevice *d;                /* what was asked; until the verdict */
+    PmFetcher *f;
+    int verdict;                /* atomic; -1: none yet */
+} PmFetchDevice;
+
+struct PmFetcher {
+    IOThread *thread;
+    AioContext *ctx;
+    PmKey key;
+    RAMBlock **blocks;          /* main thread writes a member before its use */
+    PmFetchDevice *devices[PM_MAX_DEVICES];     /* main thread */
+    unsigned n_devices;
+
+    QemuMutex lock;             /* protects incoming */
+    QSIMPLEQ_HEAD(, PmDstBatch) incoming;
+    unsigned busy;              /* atomic: pages without an answer */
+    int working;                /* atomic: coroutines and callbacks under way */
+    bool quit;                  /* atomic */
+
+    QSIMPLEQ_HEAD(, PmJob) jobs;        /* with reads to be begun */
+    unsigned workers;
+    unsigned unanswered;        /* jobs */
+    int64_t busy_since;         /* ns; while there are unanswered jobs */
+
+    PmFetcherStats stats;       /* single words: read without a lock */
+};
+
+static void done_working(PmFetcher *f)
+{
+    qatomic_dec(&f->working);
+    aio_wait_kick();
+}
+
+/*
+ * Not in a coroutine: what sends holds a mutex while it waits for the channel.
+ */
+static void send_batch_bh(void *opaque)
+{
+    PmJob *job = opaque;
+    PmFetcher *f = job->f;
+    uint8_t buf[PM_RP_MAX];
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    int64_t busy = MAX(now - f->busy_since, 0) / SCALE_US;
+
+    /*
+     * The source cannot measure it: records wait behind RAM's content in
+     * buffers, on a slow link for longer than it takes to fetch them.
+     */
+    job->rp.busy_us = MIN(busy, UINT32_MAX);
+    f->busy_since = now;
+    f->unanswered--;
+    /* Before the answer: it lets the source send as many. */
+    qatomic_sub(&f->busy, job->batch->n);
+    /* An error shows in the channel, to those who read the stream. */
+    if (!qatomic_read(&f->quit)) {
+        migrate_send_rp_page_map(buf, pm_put_rp(buf, &job->rp));
+    }
+    g_free(job->batch);
+    g_free(job->read);
+    g_free(job);
+    done_working(f);
+}
+
+static void place(PmFetcher *f, PmJob *job, const PmFetch *p,
+                  const uint8_t *content)
+{
+    RAMBlock *rb = f->blocks[p->block];
+    ram_addr_t offset = (ram_addr_t)p->page << PM_PAGE_BITS;
+    const PmFetchDevice *dev = NULL;
+    PageMapPlace found = { .offset = p->offset };
+    PmTag tag;
+
+    pm_tag(&f->key, content, &tag);
+    if (!pm_tag_equal(&tag, &p->tag)) {
+        f->stats.refused++;
+        return;
+    }
+    memcpy(rb->host + offset, content, PM_PAGE_SIZE);
+    ramblock_recv_bitmap_set(rb, rb->host + offset);
+    job->rp.placed[p->index >> 3] |= 1 << (p->index & 7);
+    f->stats.placed++;
+
+    /* The next migration profits at once. */
+    for (unsigned i = 0; i < f->n_devices; i++) {
+        if (f->devices[i]->d->number == p->device) {
+            dev = f->devices[i];
+        }
+    }
+    found.device = dev ? dev->dev.observer : 0;
+    if (found.device) {
+        page_map_learn(rb->offset + offset, content, &found);
+    }
+}
+
+static void coroutine_fn worker_co(void *opaque)
+{
+    PmFetcher *f = opaque;
+    uint8_t *buf = qemu_try_memalign(4096, PM_READ_MAX);
+    PmJob *job;
+
+    while ((job = QSIMPLEQ_FIRST(&f->jobs))) {
+        const PmRead *r = &job->read[job->next_read++];
+        const PmDstDevice *dev;
+        int ret = -ENOMEM;
+
+        if (job->next_read == job->n_reads) {
+            QSIMPLEQ_REMOVE_HEAD(&f->jobs, next);
+        }
+        dev = pm_fetcher_device_of(f, job->batch->page[r->first].device);
+        if (dev && buf && !qatomic_read(&f->quit)) {
+            job->rp.requests++;
+            job->rp.bytes += r->bytes;
+            f->stats.requests++;
+            f->stats.bytes += r->bytes;
+            ret = blk_co_pread(dev->blk, r->offset, r->bytes, buf, 0);
+            trace_page_map_fetch(r->offset, r->bytes, r->n, ret);
+        }
+        for (unsigned i = r->first; i < r->first + r->n; i++) {
+            const PmFetch *p = &job->batch->page[i];
+
+            if (ret >= 0) {
+                place(f, job, p, buf + (p->offset - r->offset));
+            } else {
+                f->stats.refused++;
+            }
+        }
+        if (!--job->left) {
+            /* Ends after this coroutine has, or after it waits. */
+            qatomic_inc(&f->working);
+            aio_bh_schedule_oneshot(f->ctx, send_batch_bh, job);
+        }
+    }
+    qemu_vfree(buf);
+    f->workers--;
+    done_working(f);
+}
+
+static void start_batches_bh(void *opaque)
+{
+    PmFetcher *f = opaque;
+    PmDstBatch *batch;
+
+    for (;;) {
+        PmJob *job;
+
+        WITH_QEMU_LOCK_GUARD(&f->lock) {
+            batch = QSIMPLEQ_FIRST(&f->incoming);
+            if (batch) {
+                QSIMPLEQ_REMOVE_HEAD(&f->incoming, next);
+            }
+        }
+        if (!batch) {
+            break;
+        }
+        job = g_new0(PmJob, 1);
+        job->f = f;
+        job->batch = batch;
+        job->rp.type = PM_RP_BATCH;
+        job->rp.batch = batch->number;
+        job->rp.n = batch->n;
+        if (!f->unanswered++) {
+            f->busy_since = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+        }
+        job->read = g_new(PmRead, batch->n);
+        job->n_reads = pm_plan(batch->page, batch->n, job->read);
+        job->left = job->n_reads;
+        QSIMPLEQ_INSERT_TAIL(&f->jobs, job, next);
+        while (f->workers < WORKERS && !QSIMPLEQ_EMPTY(&f->jobs)) {
+            f->workers++;
+            qatomic_inc(&f->working);
+            qemu_coroutine_enter(qemu_coroutine_create(worker_co, f));
+        }
+    }
+    done_working(f);
+}
+
+static void send_device_bh(void *opaque)
+{
+    PmFetchDevice *dev = opaque;
+    PmRp rp = { .type = PM_RP_DEVICES, .n = 1 };
+    uint8_t buf[PM_RP_MAX];
+
+    rp.devices[0].number = dev->d->number;
+    rp.devices[0].verdict = dev->verdict;
+    trace_page_map_device(dev->d->id, dev->d->number, dev->d->n_probes,
+                          dev->verdict);
+    if (!qatomic_read(&dev->f->quit)) {
+        migrate_send_rp_page_map(buf, pm_put_rp(buf, &rp));
+    }
+    done_working(dev->f);
+}
+
+static void coroutine_fn probe_co(void *opaque)
+{
+    PmFetchDevice *dev = opaque;
+    PmFetcher *f = dev->f;
+    void *buf = qemu_try_memalign(4096, PM_PAGE_SIZE);
+    unsigned same = 0, failed = 0;
+    PmDeviceVerdict verdict;
+
+    for (unsigned i = 0; buf && i < dev->d->n_probes; i++) {
+        const PmProbe *probe = &dev->d->probes[i];
+        PmTag tag;
+
+        if (qatomic_read(&f->quit) ||
+            probe->offset > dev->dev.length - PM_PAGE_SIZE ||
+            blk_co_pread(dev->dev.blk, probe->offset, PM_PAGE_SIZE, buf,
+                         0) < 0) {
+            failed++;
+            continue;
+        }
+        pm_tag(&f->key, buf, &tag);
+        same += pm_tag_equal(&tag, &probe->tag);
+    }
+    if (!buf || failed * 2 > dev->d->n_probes) {
+        verdict = PM_DEV_UNREADABLE;
+    } else if (dev->d->n_probes && same * 2 <= dev->d->n_probes) {
+        verdict = PM_DEV_CONTENT;
+    } else {
+        verdict = PM_DEV_SAME;
+    }
+    qemu_vfree(buf);
+    qatomic_store_release(&dev->verdict, verdict);
+    aio_bh_schedule_oneshot(f->ctx, send_device_bh, dev);
+}
+
+static void start_device_bh(void *opaque)
+{
+    PmFetchDevice *dev = opaque;
+
+    if (dev->verdict >= 0) {
+        send_device_bh(dev);
+    } else {
+        qemu_coroutine_enter(qemu_coroutine_create(probe_co, dev));
+    }
+}
+
+PmFetcher *pm_fetcher_new(const PmKey *key, Error **errp)
+{
+    IOThread *thread = iothread_create("page-map", errp);
+    PmFetcher *f;
+
+    if (!thread) {
+        return NULL;
+    }
+    f = g_new0(PmFetcher, 1);
+    f->thread = thread;
+    f->ctx = iothread_get_aio_context(thread);
+    f->key = *key;
+    f->blocks = g_new0(RAMBlock *, UINT16_MAX + 1);
+    qemu_mutex_init(&f->lock);
+    QSIMPLEQ_INIT(&f->incoming);
+    QSIMPLEQ_INIT(&f->jobs);
+    return f;
+}
+
+void pm_fetcher_block(PmFetcher *f, uint16_t number, RAMBlock *rb)
+{
+    memory_region_ref(rb->mr);
+    f->blocks[number] = rb;
+}
+
+void pm_fetcher_device(PmFetcher *f, const PmDevice *d, const PmDstDevice *dev)
+{
+    PmFetchDevice *new = g_new0(PmFetchDevice, 1);
+
+    assert(f->n_devices < PM_MAX_DEVICES);
+    new->f = f;
+    new->d = g_memdup2(d, sizeof(*d));
+    new->dev = *dev;
+    new->verdict = !dev->blk ? PM_DEV_ABSENT :
+                   dev->length != d->length ? PM_DEV_LENGTH : -1;
+    f->devices[f->n_devices] = new;
+    /* The fetching thread reads the array up to here. */
+    qatomic_store_release(&f->n_devices, f->n_devices + 1);
+    qatomic_inc(&f->working);
+    aio_bh_schedule_oneshot(f->ctx, start_device_bh, new);
+}
+
+const PmDstDevice *pm_fetcher_device_of(PmFetcher *f, uint16_t number)
+{
+    unsigned n = qatomic_load_acquire(&f->n_devices);
+
+    for (unsigned i = 0; i < n; i++) {
+        PmFetchDevice *dev = f->devices[i];
+
+        if (dev->d->number == number) {
+            return qatomic_load_acquire(&dev->verdict) == PM_DEV_SAME ?
+                   &dev->dev : NULL;
+        }
+    }
+    return NULL;
+}
+
+bool pm_fetcher_submit(PmFetcher *f, PmDstBatch *batch)
+{
+    if (qatomic_read(&f->busy) + batch->n > PM_MAX_IN_FLIGHT) {
+        return false;
+    }
+    qatomic_add(&f->busy, batch->n);
+    WITH_QEMU_LOCK_GUARD(&f->lock) {
+        QSIMPLEQ_INSERT_TAIL(&f->incoming, batch, next);
+    }
+    qatomic_inc(&f->working);
+    aio_bh_schedule_oneshot(f->ctx, start_batches_bh, f);
+    return true;
+}
+
+unsigned pm_fetcher_busy(PmFetcher *f)
+{
+    return qatomic_read(&f->busy);
+}
+
+bool pm_fetcher_working(PmFetcher *f)
+{
+    return qatomic_read(&f->working);
+}
+
+void pm_fetcher_stats(PmFetcher *f, PmFetcherStats *stats)
+{
+    *stats = f->stats;
+}
+
+void pm_fetcher_free(PmFetcher *f)
+{
+    qatomic_set(&f->quit, true);
+    AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&f->working));
+    iothread_destroy(f->thread);
+    for (unsigned i = 0; i < f->n_devices; i++) {
+        blk_unref(f->devices[i]->dev.blk);
+        g_free(f->devices[i]->d);
+        g_free(f->devices[i]);
+    }
+    for (unsigned i = 0; i <= UINT16_MAX; i++) {
+        if (f->blocks[i]) {
+            memory_region_unref(f->blocks[i]->mr);
+        }
+    }
+    qemu_mutex_destroy(&f->lock);
+    g_free(f->blocks);
+    g_free(f);
+}

@@ -1,0 +1,83 @@
+/*
+ * Page map: between the migration core and the section "page-map"
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The design is in docs/devel/migration/page-map.rst.
+ */
+
+#ifndef MIGRATION_PAGEMAP_PAGEMAP_H
+#define MIGRATION_PAGEMAP_PAGEMAP_H
+
+#include "exec/cpu-common.h"
+#include "qapi/qapi-types-migration.h"
+#include "qemu/coroutine.h"
+
+/* What the hooks in QEMU's own files call */
+
+/* page_map_mig_init: register the section.  Before that of RAM. */
+void page_map_mig_init(void);
+
+/*
+ * page_map_check_caps: can the capabilities @caps be used with x-page-map?
+ *
+ * @caps: MIGRATION_CAPABILITY__MAX of them
+ */
+bool page_map_check_caps(const bool *caps, Error **errp);
+
+/*
+ * page_map_return_path: has the migration that begins to have a return path,
+ * even without the capability return-path?
+ */
+bool page_map_return_path(QEMUFile *to_dst);
+
+/*
+ * page_map_save_page: RAM's scan has cleared the dirty bit of a page
+ *
+ * True: the page is held, and must not be sent.
+ *
+ * Migration thread, under RAM's bitmap_mutex.
+ */
+bool page_map_save_page(RAMBlock *rb, unsigned long page, bool last_stage);
+
+/*
+ * page_map_can_switchover: is no page held?
+ *
+ * Migration thread.
+ */
+bool page_map_can_switchover(void);
+
+/*
+ * page_map_link_rate: bytes per second that the link carries; 0 if unknown
+ *
+ * What RAM sends says little, while most of it is fetched.  Migration thread.
+ */
+uint64_t page_map_link_rate(void);
+
+/*
+ * page_map_take_placed: bytes that were fetched since the last call
+ *
+ * For RAM's decision whether the guest dirties faster than memory is moved.
+ * Migration thread.
+ */
+uint64_t page_map_take_placed(void);
+
+/*
+ * page_map_verdict: a message of the return path
+ *
+ * Thread of the return path.  False with @errp set if it is malformed.
+ */
+bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp);
+
+/* page_map_stats: of the last migration that had a page map; or NULL.  BQL */
+MigrationPageMapStats *page_map_stats(void);
+
+/* What the hooks provide */
+
+/* ram.c: the page has to be sent; takes bitmap_mutex */
+void ram_page_map_dirty(RAMBlock *rb, unsigned long page);
+
+/* migration.c: send a message of the return path; the destination */
+int migrate_send_rp_page_map(const uint8_t *buf, size_t len);
+
+#endif

@@ -1,0 +1,713 @@
+/*
+ * Page map: the source's side of the section "page-map"
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The states of a page are in queue.h.  All but page_map_verdict() runs in the
+ * migration thread, or under the BQL before and after it.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/lockable.h"
+#include "qemu/timer.h"
+#include "compat.h"
+#include "exec/target_page.h"
+#include "io/channel-socket.h"
+#include "migration/misc.h"
+#include "migration/page-map.h"
+#include "migration/register.h"
+#include "qapi/clone-visitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-visit-page-map-object.h"
+#include "../migration.h"
+#include "../migration-stats.h"
+#include "../options.h"
+#include "../qemu-file.h"
+#include "../ram.h"
+#include "destination.h"
+#include "internal.h"
+#include "pace.h"
+#include "pagemap.h"
+#include "queue.h"
+#include "source.h"
+#include "trace.h"
+
+#define WAIT_MS         20      /* for verdicts, with nothing to send */
+#define IDLE_BYTES      (1024 * 1024)   /* of RAM: the link is not busy */
+#define VERDICT_NS      (2 * NANOSECONDS_PER_SECOND)     /* on devices */
+#define OPENING_BYTES   (4 * 1024 * 1024)       /* to learn the link's rate */
+
+typedef struct PmVerdict {
+    QSIMPLEQ_ENTRY(PmVerdict) next;
+    int64_t arrived;            /* ns */
+    PmRp rp;
+} PmVerdict;
+
+/* Records that were sent together, until their verdict */
+typedef struct PmSrcBatch {
+    int64_t sent;               /* ns */
+    uint16_t n;
+    PmQueued page[];
+} PmSrcBatch;
+
+typedef struct PmSource {
+    bool active;                /* from setup to cleanup */
+    bool ended;                 /* END was sent: nothing is mapped any more */
+    bool draining;
+    PmKey key;
+    PmSrcDevices devices;
+    PmQueue *queue;
+    PmPace pace;
+    uint64_t link_bytes;        /* that had been sent at the last look */
+
+    int64_t began;              /* ns */
+    uint32_t ram_version;       /* ram_list.version then */
+    uint64_t throttle_bytes;    /* placed, and not yet asked for */
+
+    GPtrArray *blocks;          /* RAMBlock * by number */
+    GHashTable *numbers;        /* RAMBlock * to number + 1 */
+    RAMBlock *last_rb;          /* of page_map_save_page(), and its number */
+    uint16_t last_number;
+    GByteArray *out;            /* messages of the part being written */
+    unsigned long *named;       /* blocks that BLOCK was sent for */
+
+    GHashTable *batches;        /* number to PmSrcBatch */
+    uint32_t next_batch;
+
+    QemuMutex lock;             /* protects what follows */
+    QemuCond cond;
+    bool listening;             /* verdicts are taken */
+    bool woken;
+    unsigned n_verdicts;
+    QSIMPLEQ_HEAD(, PmVerdict) verdicts;
+
+    uint64_t stale_before;      /* of the object, when the migration began */
+    MigrationPageMapStats stats;        /* single words: read without a lock */
+    bool have_stats;
+} PmSource;
+
+static PmSource src;
+
+/* More than a destination that keeps to the protocol can owe */
+#define MAX_VERDICTS    (PM_MAX_IN_FLIGHT + PM_MAX_DEVICES)
+
+static void wake(void)
+{
+    QEMU_LOCK_GUARD(&src.lock);
+    src.woken = true;
+    qemu_cond_signal(&src.cond);
+}
+
+bool page_map_check_caps(const bool *caps, Error **errp)
+{
+    static const MigrationCapability never[] = {
+        /* Its cache has to be what the destination's memory is. */
+        MIGRATION_CAPABILITY_XBZRLE,
+        /* Its pages do not pass the hook. */
+        MIGRATION_CAPABILITY_RDMA_PIN_ALL,
+        /* The secondary's disks go on by themselves. */
+        MIGRATION_CAPABILITY_X_COLO,
+        MIGRATION_CAPABILITY_X_IGNORE_SHARED,
+        MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
+        /* Nobody would answer. */
+        MIGRATION_CAPABILITY_MAPPED_RAM,
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(never); i++) {
+        if (caps[never[i]]) {
+            error_setg(errp, "Capability 'x-page-map' is not compatible with"
+                       " '%s': set one of them only",
+                       MigrationCapability_str(never[i]));
+            return false;
+        }
+    }
+    return true;
+}
+
+static uint64_t stale_count(void)
+{
+    RCU_READ_LOCK_GUARD();
+    PageMapState *s = page_map_state();
+
+    return s ? stat64_get(&s->stale) : 0;
+}
+
+static bool migrate_page_map(void)
+{
+    return migrate_get_current()->capabilities[
+        MIGRATION_CAPABILITY_X_PAGE_MAP];
+}
+
+bool page_map_return_path(QEMUFile *to_dst)
+{
+    Object *ioc;
+
+    if (!migrate_page_map() || !page_map_enabled()) {
+        return false;
+    }
+    /*
+     * A pipe or a file may lead to nobody who answers; and with TLS, what is
+     * done for two threads on one session depends on that capability.
+     */
+    ioc = OBJECT(qemu_file_get_ioc(to_dst));
+    return object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_SOCKET);
+}
+
+static bool is_active(void *opaque)
+{
+    MigrationState *s = migrate_get_current();
+
+    /*
+     * Decided once, at setup: an object that comes or goes later changes
+     * nothing.  savevm and files have no return path.
+     */
+    if (src.active) {
+        return !src.ended;
+    }
+    return (s->state == MIGRATION_STATUS_SETUP &&
+            migrate_page_map() && page_map_enabled() &&
+            s->rp_state.rp_thread_created &&
+            qemu_target_page_size() == PM_PAGE_SIZE);
+}
+
+static PmFound find(void *opaque, uint16_t block, uint32_t page,
+                    uint16_t *device, uint64_t *offset)
+{
+    RAMBlock *rb = g_ptr_array_index(src.blocks, block);
+    PageMapPlace place;
+
+    if (!page_map_lookup(rb->offset + ((ram_addr_t)page << PM_PAGE_BITS), NULL,
+                         &place)) {
+        return PM_FOUND_NOTHING;
+    }
+    *device = place.device;
+    *offset = place.offset;
+    switch (place.device < PM_SRC_NUMBERS ?
+            src.devices.state[place.device] : PM_SRC_UNKNOWN) {
+    case PM_SRC_USED:
+        return PM_FOUND_PLACE;
+    case PM_SRC_WAIT:
+        return src.draining ? PM_FOUND_NOTHING : PM_FOUND_LATER;
+    default:
+        return PM_FOUND_NOTHING;
+    }
+}
+
+static void dirty(void *opaque, uint16_t block, uint32_t page)
+{
+    ram_page_map_dirty(g_ptr_array_index(src.blocks, block), page);
+}
+
+static const PmQueueOps queue_ops = {
+    .find = find,
+    .dirty = dirty,
+};
+
+/* The number of a block, which gets one if it has none; -1 if it cannot */
+static int block_number(RAMBlock *rb)
+{
+    gpointer found = g_hash_table_lookup(src.numbers, rb);
+    int number;
+
+    if (found) {
+        return GPOINTER_TO_INT(found) - 1;
+    }
+    number = pm_queue_add_block(src.queue, rb->used_length >> PM_PAGE_BITS);
+    if (number >= 0) {
+        g_ptr_array_add(src.blocks, rb);
+        g_hash_table_insert(src.numbers, rb, GINT_TO_POINTER(number + 1));
+    }
+    return number;
+}
+
+static int save_setup(QEMUFile *f, void *opaque, Error **errp)
+{
+    PmHello hello = { .version = PM_WIRE_VERSION, .page_size = PM_PAGE_SIZE };
+    RAMBlock *rb;
+
+    if (migrate_rdma()) {
+        error_setg(errp, "Capability 'x-page-map' does not work with RDMA:"
+                   " turn it off, or use another transport");
+        return -EINVAL;
+    }
+    if (!pm_key_new(&src.key, errp)) {
+        return -EIO;
+    }
+    hello.key = src.key;
+
+    src.queue = pm_queue_new(&queue_ops, NULL);
+    src.blocks = g_ptr_array_new();
+    src.numbers = g_hash_table_new(NULL, NULL);
+    src.batches = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    src.out = g_byte_array_new();
+    src.next_batch = 1;
+    src.last_rb = NULL;
+    src.ended = src.draining = false;
+    src.began = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    src.ram_version = qatomic_read(&ram_list.version);
+    src.throttle_bytes = 0;
+    src.link_bytes = 0;
+    memset(&src.pace, 0, sizeof(src.pace));
+    memset(&src.stats, 0, sizeof(src.stats));
+    src.stale_before = stale_count();
+    src.have_stats = true;
+    WITH_QEMU_LOCK_GUARD(&src.lock) {
+        src.listening = true;
+        src.woken = false;
+    }
+    RCU_READ_LOCK_GUARD();
+    RAMBLOCK_FOREACH_MIGRATABLE(rb) {
+        block_number(rb);
+    }
+    src.named = bitmap_new(src.blocks->len);
+    pm_src_devices_start(&src.devices, &src.key, wake);
+    src.active = true;
+
+    pm_put_hello(src.out, &hello);
+    pm_put_end(src.out);
+    qemu_put_buffer(f, src.out->data, src.out->len);
+    g_byte_array_set_size(src.out, 0);
+    return 0;
+}
+
+static void save_cleanup(void *opaque)
+{
+    PmVerdict *v;
+
+    if (!src.active) {
+        return;
+    }
+    src.stats.stale = MAX(stale_count(), src.stale_before) - src.stale_before;
+    src.active = false;
+    WITH_QEMU_LOCK_GUARD(&src.lock) {
+        src.listening = false;
+        while ((v = QSIMPLEQ_FIRST(&src.verdicts))) {
+            QSIMPLEQ_REMOVE_HEAD(&src.verdicts, next);
+            g_free(v);
+        }
+        src.n_verdicts = 0;
+    }
+    pm_src_devices_stop(&src.devices);
+    g_clear_pointer(&src.queue, pm_queue_free);
+    g_clear_pointer(&src.blocks, g_ptr_array_unref);
+    g_clear_pointer(&src.numbers, g_hash_table_unref);
+    g_clear_pointer(&src.batches, g_hash_table_unref);
+    g_clear_pointer(&src.out, g_byte_array_unref);
+    g_clear_pointer(&src.named, g_free);
+}
+
+bool page_map_save_page(RAMBlock *rb, unsigned long page, bool last_stage)
+{
+    const uint8_t *host = rb->host + ((ram_addr_t)page << PM_PAGE_BITS);
+    PageMapPlace place;
+
+    if (!src.active || src.ended) {
+        return false;
+    }
+    if (rb != src.last_rb) {
+        gpointer found = g_hash_table_lookup(src.numbers, rb);
+
+        if (!found) {
+            return false;
+        }
+        src.last_rb = rb;
+        src.last_number = GPOINTER_TO_INT(found) - 1;
+    }
+    if (page >= pm_queue_pages(src.queue, src.last_number)) {
+        /* The block has grown: RAM makes the migration fail. */
+        return false;
+    }
+    if (pm_queue_has(src.queue, src.last_number, page)) {
+        pm_queue_again(src.queue, src.last_number, page);
+        return true;
+    }
+    /*
+     * When the list of blocks changed, RAM starts from its beginning without
+     * an end of round: M4 would not hold.
+     */
+    if (src.draining || last_stage ||
+        qatomic_read(&ram_list.version) != src.ram_version ||
+        !page_map_lookup(rb->offset + ((ram_addr_t)page << PM_PAGE_BITS), host,
+                         &place) ||
+        place.device >= PM_SRC_NUMBERS ||
+        (src.devices.state[place.device] != PM_SRC_USED &&
+         src.devices.state[place.device] != PM_SRC_WAIT) ||
+        buffer_is_zero(host, PM_PAGE_SIZE)) {
+        return false;
+    }
+    return pm_queue_hold(src.queue, src.last_number, page);
+}
+
+uint64_t page_map_link_rate(void)
+{
+    return src.active && src.pace.link.known ? src.pace.link.value : 0;
+}
+
+uint64_t page_map_take_placed(void)
+{
+    uint64_t bytes = src.throttle_bytes;
+
+    src.throttle_bytes = 0;
+    return bytes;
+}
+
+bool page_map_can_switchover(void)
+{
+    return !src.active || src.ended ||
+           (!pm_queue_queued(src.queue) && !pm_queue_in_flight(src.queue) &&
+            !src.devices.n_asked);
+}
+
+static bool batch_verdict(const PmRp *rp, int64_t arrived, Error **errp)
+{
+    uint64_t placed_bytes = 0;
+    PmSrcBatch *b = g_hash_table_lookup(src.batches,
+                                        GUINT_TO_POINTER(rp->batch));
+
+    if (!b || b->n != rp->n) {
+        error_setg(errp, "page-map: the destination answers to %u pages of"
+                   " batch %u, of which %u were sent", rp->n, rp->batch,
+                   b ? b->n : 0);
+        return false;
+    }
+    src.stats.fetched_bytes += rp->bytes;
+    src.stats.fetch_requests += rp->requests;
+    for (unsigned i = 0; i < b->n; i++) {
+        const PmQueued *p = &b->page[i];
+        RAMBlock *rb = g_ptr_array_index(src.blocks, p->block);
+        bool placed = rp->placed[i >> 3] & (1 << (i & 7));
+
+        if (placed) {
+            src.stats.mapped_pages++;
+            placed_bytes += PM_PAGE_SIZE;
+        } else {
+            PageMapPlace place = {
+                .device = p->device,
+                .offset = p->offset,
+            };
+
+            src.stats.nacked++;
+            page_map_forget(rb->offset +
+                            ((ram_addr_t)p->page << PM_PAGE_BITS), &place);
+        }
+        pm_src_device_count(&src.devices, p->device, placed);
+        pm_queue_verdict(src.queue, p->block, p->page, placed);
+    }
+    src.throttle_bytes += placed_bytes;
+    pm_pace_served(&src.pace, (int64_t)rp->busy_us * SCALE_US, arrived,
+                   placed_bytes);
+    trace_page_map_verdict(rp->batch, rp->n);
+    g_hash_table_remove(src.batches, GUINT_TO_POINTER(rp->batch));
+    return true;
+}
+
+static bool one_verdict(const PmVerdict *v, Error **errp)
+{
+    const PmRp *rp = &v->rp;
+
+    if (rp->type == PM_RP_BATCH) {
+        return batch_verdict(rp, v->arrived, errp);
+    }
+    for (unsigned i = 0; i < rp->n; i++) {
+        if (!pm_src_device_verdict(&src.devices, rp->devices[i].number,
+                                   rp->devices[i].verdict)) {
+            error_setg(errp, "page-map: the destination answers to device %u"
+                       " without having been asked", rp->devices[i].number);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What the return path has brought; waits for it at most @wait_ms */
+static bool take_verdicts(int wait_ms, Error **errp)
+{
+    QSIMPLEQ_HEAD(, PmVerdict) got = QSIMPLEQ_HEAD_INITIALIZER(got);
+    PmVerdict *v;
+    bool ok = true;
+
+    WITH_QEMU_LOCK_GUARD(&src.lock) {
+        if (wait_ms && QSIMPLEQ_EMPTY(&src.verdicts) && !src.woken) {
+            qemu_cond_timedwait(&src.cond, &src.lock, wait_ms);
+        }
+        src.woken = false;
+        src.n_verdicts = 0;
+        QSIMPLEQ_CONCAT(&got, &src.verdicts);
+    }
+    while ((v = QSIMPLEQ_FIRST(&got))) {
+        QSIMPLEQ_REMOVE_HEAD(&got, next);
+        ok = ok && one_verdict(v, errp);
+        g_free(v);
+    }
+    return ok;
+}
+
+/* The messages of one batch: the pages are sorted by device and offset */
+static void put_batch(const PmQueued *page, size_t n)
+{
+    g_autofree PmRun *run = g_new(PmRun, 1);
+    PmSrcBatch *b = g_malloc(sizeof(*b) + n * sizeof(*page));
+    PmCommit commit = { .batch = src.next_batch, .n = n };
+
+    b->sent = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    b->n = n;
+    memcpy(b->page, page, n * sizeof(*page));
+    for (size_t i = 0; i < n; i++) {
+        const PmQueued *p = &page[i];
+        RAMBlock *rb = g_ptr_array_index(src.blocks, p->block);
+
+        if (!test_and_set_bit(p->block, src.named)) {
+            PmBlockName name = { .number = p->block };
+
+            pstrcpy(name.name, sizeof(name.name), rb->idstr);
+            pm_put_block(src.out, &name);
+        }
+    }
+    for (size_t i = 0; i < n; ) {
+        run->batch = src.next_batch;
+        run->device = page[i].device;
+        run->offset = page[i].offset;
+        run->n = 0;
+        do {
+            const PmQueued *p = &page[i];
+            RAMBlock *rb = g_ptr_array_index(src.blocks, p->block);
+            PmRunPage *to = &run->pages[run->n++];
+
+            to->block = p->block;
+            to->page = p->page;
+            /* Its dirty bit was cleared before it was queued (M2). */
+            pm_tag(&src.key, rb->host + ((ram_addr_t)p->page << PM_PAGE_BITS),
+                   &to->tag);
+            i++;
+        } while (i < n && run->n < PM_MAX_RUN &&
+                 page[i].device == run->device &&
+                 page[i].offset == run->offset +
+                                   (uint64_t)run->n * PM_PAGE_SIZE);
+        pm_put_run(src.out, run);
+    }
+    pm_put_commit(src.out, &commit);
+    g_hash_table_insert(src.batches, GUINT_TO_POINTER(src.next_batch), b);
+    /* 0 is no number: 2^32 batches are 2^43 bytes at least. */
+    src.next_batch = src.next_batch == UINT32_MAX ? 1 : src.next_batch + 1;
+}
+
+static void put_out(QEMUFile *f)
+{
+    if (src.out->len) {
+        src.stats.wire_bytes += src.out->len;
+        qemu_put_buffer(f, src.out->data, src.out->len);
+        g_byte_array_set_size(src.out, 0);
+    }
+}
+
+static int64_t oldest_batch(void)
+{
+    int64_t oldest = INT64_MAX;
+    GHashTableIter it;
+    gpointer b;
+
+    g_hash_table_iter_init(&it, src.batches);
+    while (g_hash_table_iter_next(&it, NULL, &b)) {
+        oldest = MIN(oldest, ((PmSrcBatch *)b)->sent);
+    }
+    return oldest;
+}
+
+static void look_at_rates(uint64_t ram_left)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    uint64_t sent = migration_transferred_bytes();
+
+    if (pm_queue_in_flight(src.queue)) {
+        pm_pace_waiting(&src.pace, oldest_batch(), now);
+    }
+    pm_rate_step(&src.pace.link, now, sent - src.link_bytes,
+                 ram_left > IDLE_BYTES, true);
+    src.link_bytes = sent;
+}
+
+/* Whether the guest could be stopped if no page were held */
+static void look_at_draining(uint64_t ram_left)
+{
+    MigrationState *s = migrate_get_current();
+    uint64_t held = (pm_queue_queued(src.queue) +
+                     pm_queue_in_flight(src.queue)) << PM_PAGE_BITS;
+
+    src.draining = qatomic_read(&s->start_postcopy) ||
+                   ram_left + held < s->threshold_size;
+}
+
+/* Pages that the link takes off the fetching way, when it has nothing to do */
+static void balance(uint64_t ram_left)
+{
+    uint64_t bytes = 0;
+
+    if (ram_left > IDLE_BYTES || !src.pace.fetch.known) {
+        return;
+    }
+    if (!src.pace.link.known) {
+        bytes = OPENING_BYTES;
+    } else if (pm_pace_link_is_faster(&src.pace)) {
+        bytes = MAX(OPENING_BYTES / 4, src.pace.link.value / 20);
+    }
+    if (bytes && pm_queue_queued(src.queue)) {
+        size_t n = pm_queue_give_back(src.queue, bytes >> PM_PAGE_BITS);
+
+        trace_page_map_balance(n, (uint64_t)src.pace.fetch.value,
+                               (uint64_t)src.pace.link.value);
+    }
+}
+
+static int save_iterate(QEMUFile *f, void *opaque)
+{
+    MigrationState *s = migrate_get_current();
+    g_autoptr(Error) err = NULL;
+    g_autofree PmQueued *page = NULL;
+    uint64_t ram_left = ram_bytes_remaining();
+    uint32_t window;
+    bool sent;
+    int wait_ms = 0;
+
+    if (!take_verdicts(0, &err)) {
+        goto fail;
+    }
+    look_at_rates(ram_left);
+    look_at_draining(ram_left);
+    if (qatomic_read(&s->start_postcopy)) {
+        pm_queue_return_all(src.queue);
+    } else {
+        balance(ram_left);
+    }
+    /* A question that is asked now would have to be waited for. */
+    sent = !src.draining && pm_src_devices_send(&src.devices, src.out);
+    if (qemu_clock_get_ns(QEMU_CLOCK_REALTIME) - src.began > VERDICT_NS) {
+        pm_src_devices_expire(&src.devices);
+    }
+    window = pm_pace_window(&src.pace);
+    /* With nothing but devices to wait for, no page need be looked at. */
+    while ((src.devices.n_used || !src.devices.n_wait || src.draining) &&
+           pm_queue_in_flight(src.queue) < window &&
+           pm_queue_queued(src.queue) && !migration_rate_exceeded(f)) {
+        size_t n;
+
+        if (!page) {
+            page = g_new(PmQueued, PM_MAX_BATCH);
+        }
+        n = pm_queue_take(src.queue, page,
+                          MIN(PM_MAX_BATCH,
+                              window - pm_queue_in_flight(src.queue)));
+        if (!n) {
+            break;
+        }
+        put_batch(page, n);
+        put_out(f);
+        sent = true;
+    }
+    put_out(f);
+    pm_put_end(src.out);
+    put_out(f);
+    if (sent && qemu_fflush(f) < 0) {
+        return -EIO;
+    }
+
+    /*
+     * Nothing to do but to wait?  RAM comes after this section; while it
+     * has something to send, that is where the time is spent.
+     */
+    if (!page_map_can_switchover() &&
+        (src.draining || ram_bytes_remaining() <= IDLE_BYTES)) {
+        wait_ms = WAIT_MS;
+    }
+    if (wait_ms && !take_verdicts(wait_ms, &err)) {
+        goto fail;
+    }
+    /* Without a reader of verdicts nothing would ever end. */
+    return migrate_has_error(s) ? -EIO : page_map_can_switchover();
+
+fail:
+    migrate_set_error(s, err);
+    return -EINVAL;
+}
+
+static int save_complete(QEMUFile *f, void *opaque)
+{
+    if (!page_map_can_switchover()) {
+        error_report("page-map: the guest was stopped with pages in flight");
+        return -EINVAL;
+    }
+    src.ended = true;
+    pm_put_finish(src.out);
+    pm_put_end(src.out);
+    put_out(f);
+    return 0;
+}
+
+static void pending(void *opaque, uint64_t *must_precopy,
+                    uint64_t *can_postcopy)
+{
+    *must_precopy += (pm_queue_queued(src.queue) +
+                      pm_queue_in_flight(src.queue)) << PM_PAGE_BITS;
+}
+
+bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp)
+{
+    g_autofree PmVerdict *v = g_new(PmVerdict, 1);
+
+    if (!pm_get_rp(buf, len, &v->rp, errp)) {
+        return false;
+    }
+    v->arrived = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
+    QEMU_LOCK_GUARD(&src.lock);
+    if (!src.listening || src.n_verdicts == MAX_VERDICTS) {
+        error_setg(errp, "page-map: the destination answers to what was not"
+                   " asked");
+        return false;
+    }
+    src.n_verdicts++;
+    QSIMPLEQ_INSERT_TAIL(&src.verdicts, v, next);
+    g_steal_pointer(&v);
+    qemu_cond_signal(&src.cond);
+    return true;
+}
+
+MigrationPageMapStats *page_map_stats(void)
+{
+    MigrationPageMapStats *s;
+    uint64_t content;
+
+    if (!src.have_stats) {
+        return NULL;
+    }
+    if (src.active) {
+        /* Another object than that of the beginning counts from 0. */
+        src.stats.stale = MAX(stale_count(), src.stale_before) -
+                          src.stale_before;
+    }
+    s = QAPI_CLONE(MigrationPageMapStats, &src.stats);
+    content = s->mapped_pages << PM_PAGE_BITS;
+    s->mapped_bytes = content;
+    s->wire_bytes_saved = content > s->wire_bytes ? content - s->wire_bytes : 0;
+    return s;
+}
+
+static const SaveVMHandlers handlers = {
+    .is_active = is_active,
+    .save_setup = save_setup,
+    .save_cleanup = save_cleanup,
+    .save_live_iterate = save_iterate,
+    .PAGE_MAP_SAVE_COMPLETE = save_complete,
+    .state_pending_estimate = pending,
+    .state_pending_exact = pending,
+    .load_state = pm_dst_load_state,
+    .load_cleanup = pm_dst_load_cleanup,
+};
+
+void page_map_mig_init(void)
+{
+    qemu_mutex_init(&src.lock);
+    qemu_cond_init(&src.cond);
+    QSIMPLEQ_INIT(&src.verdicts);
+    register_savevm_live("page-map", 0, PM_WIRE_VERSION, &handlers, NULL);
+}
