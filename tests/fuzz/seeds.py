@@ -97,6 +97,51 @@ def journal_seeds(directory):
     save(directory, 'super', b'\x00' + bytes(sup) + bytes(12288) + log)
 
 
+def page_map_seeds(directory):
+    """One message of each type, smallest and largest, and all in a row"""
+    def message(kind, body=b''):
+        return struct.pack('>HI', kind, len(body)) + body
+
+    def device(name, probes):
+        return message(2, struct.pack('>HQH', 1, 1 << 30, len(name)) + name +
+                       struct.pack('>H', len(probes)) +
+                       b''.join(struct.pack('>Q', p) + bytes(16)
+                                for p in probes))
+
+    def run(offset, pages):
+        return message(4, struct.pack('>IHQH', 1, 1, offset, pages) +
+                       b''.join(struct.pack('>HI', 0, p) + b'\x33' * 16
+                                for p in range(pages)))
+
+    messages = {
+        'end': message(0),
+        'hello': message(1, struct.pack('>II', 1, 4096) + b'\x44' * 16),
+        'device': device(b'vda', []),
+        'device-large': device(b'v' * 1024, range(0, 32 * 512, 512)),
+        'block': message(3, struct.pack('>HB', 0, 6) + b'pc.ram'),
+        'run': run(4096, 1),
+        'run-large': run((1 << 63) - (1 << 20) - 512, 256),
+        'commit': message(5, struct.pack('>IH', 1, 257)),
+        'finish': message(6),
+    }
+    for name, data in messages.items():
+        for mode in (0, 1):
+            save(directory, '%s-%d' % (name, mode), bytes([mode]) + data)
+    save(directory, 'section', b'\x00' + b''.join(
+        messages[m] for m in ('hello', 'device', 'device-large', 'end',
+                              'block', 'run', 'run-large', 'commit', 'finish',
+                              'end')))
+    save(directory, 'rp-devices', b'\x02\x00' + struct.pack('>H', 2) +
+         struct.pack('>HBHB', 1, 0, 2, 5))
+    save(directory, 'rp-devices-large', b'\x02\x00' + struct.pack('>H', 64) +
+         b''.join(struct.pack('>HB', n, n % 6) for n in range(64)))
+    for pages in (1, 7, 8, 9, 2048):
+        save(directory, 'rp-batch-%d' % pages, b'\x02\x01' +
+             struct.pack('>IHIHI', 1, pages, pages * 4096, 1, 1000) +
+             bytes([(1 << (pages - 1) % 8)]) * ((pages + 7) // 8))
+
+
 if __name__ == '__main__':
+    page_map_seeds(os.path.join(sys.argv[1], 'page-map-wire'))
     wire_seeds(os.path.join(sys.argv[1], 'pmem-ha-wire'))
     journal_seeds(os.path.join(sys.argv[1], 'pmem-ha-journal'))
