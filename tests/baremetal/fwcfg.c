@@ -133,6 +133,17 @@ static const struct {
     PARAM("length", length),
     PARAM("exit", exit),
     PARAM("code", code),
+    PARAM("fill", fill),
+    PARAM("span", span),
+    PARAM("disks", disks),
+    PARAM("chunk", chunk),
+    PARAM("depth", depth),
+    PARAM("shift", shift),
+    PARAM("anon", anon),
+    PARAM("flush", flush),
+    PARAM("torn", torn),
+    PARAM("check", check),
+    PARAM("salt", salt),
 };
 
 /* "name=value name=v0,v1 workload=word"; true when all of it was understood */
@@ -156,11 +167,13 @@ static bool config_parse(const char *s)
         if (*s++ != '=') {
             return false;
         }
-        if (!strcmp(name, "workload")) {
+        if (!strcmp(name, "workload") || !strcmp(name, "phase")) {
+            char *to = *name == 'w' ? cfg.workload : cfg.phase;
+
             for (n = 0; *s && *s != ' ' && n < sizeof(cfg.workload) - 1; n++) {
-                cfg.workload[n] = *s++;
+                to[n] = *s++;
             }
-            cfg.workload[n] = 0;
+            to[n] = 0;
             continue;
         }
         for (unsigned i = 0; i < sizeof(params) / sizeof(params[0]); i++) {
@@ -212,6 +225,12 @@ void config_load(void)
     cfg.every = 1;
     cfg.pairs = 1;
     cfg.length = PAGE;
+    memcpy(cfg.phase, "idle", 5);
+    cfg.fill = 64;
+    cfg.disks = 1;
+    cfg.chunk = 32;
+    cfg.depth = 1;
+    cfg.shift = 1;
 
     item = fwcfg_find("opt/org.pmem-ha/cmd", &size);
     if (item >= 0 && size < sizeof(text)) {

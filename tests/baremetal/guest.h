@@ -37,6 +37,19 @@ typedef struct Config {
     uint64_t length;            /* dma, label: bytes of one write; sum: all */
     uint64_t exit;              /* 1: leave QEMU at the end */
     uint64_t code;              /* what is written to isa-debug-exit then */
+    /* Of the workload disk */
+    char phase[16];
+    uint64_t fill;              /* MiB of memory that are read from the disks */
+    uint64_t span;              /* MiB of the disks that are used; 0: fill */
+    uint64_t disks;
+    uint64_t chunk;             /* pages of a request */
+    uint64_t depth;             /* requests that are handed over together */
+    uint64_t shift;             /* pages that places move on with each pass */
+    uint64_t anon;              /* percent of the pages that stores replace */
+    uint64_t flush;             /* 1: after each write */
+    uint64_t torn;              /* 1: store to pages that are being written */
+    uint64_t check;             /* 1: look at pages before and after use */
+    uint64_t salt;              /* changes the content of all pages */
 } Config;
 
 extern Config cfg;
@@ -59,11 +72,25 @@ void config_load(void);
 
 /* smp.c */
 void cpu_main(unsigned cpu);
+void nmi_timer(uint32_t ns);
+
+/* disk.c */
+unsigned disk_init(void);
+uint64_t disk_pages(unsigned disk);
+bool disk_queue(unsigned disk, bool write, uint64_t page, uint64_t *at,
+                unsigned n);
+void disk_kick(unsigned disk);
+bool disk_wait(unsigned disk);
+bool disk_flush(unsigned disk);
+
+/* disk-load.c */
+void do_disk(unsigned cpu);
 
 /* pmem.c */
 void flush(unsigned dev, uint64_t turn);
 void flush_all(uint64_t turn);
 bool label_write(unsigned slot, uint32_t offset, const void *from, uint32_t n);
+uint64_t mix(uint64_t x);
 uint64_t value_of(unsigned cpu, uint64_t index);
 volatile uint64_t *word_at(unsigned cpu, uint64_t page, uint64_t word);
 void store(volatile uint64_t *at, uint64_t value, bool nontemporal);
@@ -74,6 +101,27 @@ void run_workload(unsigned cpu);
 static inline void outb(uint16_t port, uint8_t v)
 {
     asm volatile("outb %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+
+static inline void outw(uint16_t port, uint16_t v)
+{
+    asm volatile("outw %0, %1" : : "a"(v), "Nd"(port) : "memory");
+}
+
+static inline uint8_t inb(uint16_t port)
+{
+    uint8_t v;
+
+    asm volatile("inb %1, %0" : "=a"(v) : "Nd"(port) : "memory");
+    return v;
+}
+
+static inline uint16_t inw(uint16_t port)
+{
+    uint16_t v;
+
+    asm volatile("inw %1, %0" : "=a"(v) : "Nd"(port) : "memory");
+    return v;
 }
 
 static inline void outl(uint16_t port, uint32_t v)

@@ -49,8 +49,8 @@ class Params:
         self.first = []
         for item in cmd.split():
             name, value = item.split('=')
-            if name == 'workload':
-                self.workload = value
+            if name in ('workload', 'phase'):
+                setattr(self, name, value)
             elif name in self.LISTS:
                 setattr(self, name, [int(v, 0) for v in value.split(',')])
             else:

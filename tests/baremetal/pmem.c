@@ -81,20 +81,24 @@ bool label_write(unsigned slot, uint32_t offset, const void *from, uint32_t n)
     return !status;
 }
 
-/*
- * What store @index of @cpu writes.  Each step can be undone: an observer
- * tells from a word which store wrote it, whatever the order of arrival.
- */
-uint64_t value_of(unsigned cpu, uint64_t index)
+/* Each step can be undone: different numbers stay different. */
+uint64_t mix(uint64_t x)
 {
-    uint64_t x = ((uint64_t)(cpu + 1) << 48 | index) ^ cfg.seed;
-
     x ^= x >> 30;
     x *= 0xbf58476d1ce4e5b9;
     x ^= x >> 27;
     x *= 0x94d049bb133111eb;
     x ^= x >> 31;
     return x;
+}
+
+/*
+ * What store @index of @cpu writes: an observer tells from a word which
+ * store wrote it, whatever the order of arrival.
+ */
+uint64_t value_of(unsigned cpu, uint64_t index)
+{
+    return mix(((uint64_t)(cpu + 1) << 48 | index) ^ cfg.seed);
 }
 
 /* Word @word of page @page of the area of @cpu */

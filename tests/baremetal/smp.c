@@ -8,7 +8,10 @@
 #define APIC_SVR        0xf0
 #define APIC_ICR        0x300
 #define APIC_ICR_HIGH   0x310
+#define APIC_LVT_TIMER  0x320
 #define APIC_LVT_LINT1  0x360
+#define APIC_TIMER_INIT 0x380
+#define APIC_TIMER_DIV  0x3e0
 
 #define ICR_INIT        0x000c4500      /* to all but this processor */
 #define ICR_STARTUP     0x000c46f0      /* the same; enter at 0xf0000 */
@@ -68,6 +71,17 @@ static void cpu_init(void)
     asm volatile("lidt %0" : : "m"(ptr));
     *apic(APIC_SVR) = 0x1ff;
     *apic(APIC_LVT_LINT1) = 0x400;      /* NMI */
+}
+
+/*
+ * An NMI each @ns, so that hlt ends: what the guest waits for without
+ * spinning, it looks for this often.
+ */
+void nmi_timer(uint32_t ns)
+{
+    *apic(APIC_TIMER_DIV) = 0xb;                /* each ns, as QEMU has it */
+    *apic(APIC_LVT_TIMER) = 0x20000 | 0x400;    /* periodic, NMI */
+    *apic(APIC_TIMER_INIT) = ns;
 }
 
 static void start_others(void)

@@ -206,6 +206,7 @@ void run_workload(unsigned cpu)
         { "once", do_flood },
         { "stalltest", do_stalltest },
         { "sum", do_sum },
+        { "disk", do_disk },
     };
 
     for (unsigned i = 0; i < sizeof(workloads) / sizeof(workloads[0]); i++) {
