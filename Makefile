@@ -3,8 +3,8 @@
 # A thin front: each target is one script of scripts/.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check check-long check-mutations bench build docs doctor \
-	clean distclean need
+.PHONY: help demo check check-long check-mutations bench bench-page-map \
+	build docs doctor clean distclean need
 
 # What the scripts themselves want: they install the rest.
 PYTHON = /usr/bin/python3
@@ -36,7 +36,13 @@ bench: need  ## measure against named peers, into build/bench
 	@scripts/build >/dev/null
 	@tests/bench/fsync
 	@tests/bench/epochs
+	@tests/bench/page-map-idle
 	@tests/bench/fsync --baseline $(FIRST_SLICE)
+
+bench-page-map: need  ## migration by page map beside its peers (15 minutes)
+	@scripts/build >/dev/null
+	@scripts/build --stock qemu-system-x86_64 >/dev/null
+	@tests/bench/page-map
 
 build: need  ## fetch, patch and build QEMU; prints the programs' directory
 	@scripts/build
