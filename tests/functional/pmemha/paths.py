@@ -13,6 +13,7 @@ PROGRAMS = {
     'PMEM_REPLICA': 'qemu-pmem-replica',
     'PMEMCTL': 'qemu-pmemctl',
     'QEMU_IMG': 'qemu-img',
+    'QEMU_IO': 'qemu-io',
     'VHOST_USER_BLK': 'vhost-user-blk',
 }
 

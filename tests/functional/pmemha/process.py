@@ -97,6 +97,11 @@ class Process:
         self._theirs[path] = sock
         return str(sock.fileno())
 
+    def inherit(self, sock):
+        """It has this socket when it starts, and the harness no more."""
+        self._theirs[f'fd{sock.fileno()}'] = sock
+        return sock.fileno()
+
     def start(self):
         fds = [s.fileno() for s in self._theirs.values()]
         with open(self.log, 'ab') as log:

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import socket
 import time
 
 from .lines import Channel
@@ -45,13 +46,17 @@ class QmpChannel(Channel):
         self.wait(lambda: self.greeting, timeout, 'QMP greeting')
         self.cmd('qmp_capabilities')
 
-    def start_cmd(self, command, arguments=None, oob=False):
+    def start_cmd(self, command, arguments=None, oob=False, fds=()):
         """Send a command and return its id for finish_cmd()."""
         n = next(self.ids)
         msg = {'exec-oob' if oob else 'execute': command, 'id': n}
         if arguments:
             msg['arguments'] = arguments
-        self.send(json.dumps(msg) + '\n')
+        data = (json.dumps(msg) + '\n').encode()
+        if fds:
+            socket.send_fds(self.sock, [data], fds)
+        else:
+            self.send(data)
         return n, command
 
     def finish_cmd(self, started, timeout=10):

@@ -44,6 +44,12 @@ class QtestChannel(Channel):
     def writeq(self, addr, value):
         self.ask(f'writeq {addr:#x} {value:#x}')
 
+    def inb(self, port):
+        return self._number(f'inb {port:#x}')
+
+    def inw(self, port):
+        return self._number(f'inw {port:#x}')
+
     def inl(self, port):
         return self._number(f'inl {port:#x}')
 

@@ -34,6 +34,8 @@ def map_bar(qtest, slot, bar, address):
 class VirtioBlk:
     """Device in slot `slot` of the first bus, with one request at a time"""
 
+    queue = 0
+
     def __init__(self, qtest, slot, ring=RINGS):
         self.q = qtest
         self.slot = slot
@@ -42,6 +44,7 @@ class VirtioBlk:
             ring + (slot * 4 + n) * 4096 for n in range(4))
         self.regions = {}
         self.sent = 0
+        self.flushes = False    # set before start(): writes may be cached
 
     def _config(self, offset):
         config_select(self.q, self.slot, offset)
@@ -79,13 +82,17 @@ class VirtioBlk:
         common = self.common
         q.writeb(common + 0x14, ACKNOWLEDGE | DRIVER)
         # VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM
-        for word, features in ((0, 0), (1, 3 if platform else 1)):
+        # VIRTIO_BLK_F_FLUSH
+        for word, features in ((0, self.flushes << 9),
+                               (1, 3 if platform else 1)):
             q.writel(common + 8, word)
             q.writel(common + 12, features)
         q.writeb(common + 0x14, ACKNOWLEDGE | DRIVER | FEATURES_OK)
         assert q.readb(common + 0x14) & FEATURES_OK
-        q.writew(common + 0x16, 0)                      # queue_select
-        self.size = q.readw(common + 0x18)
+        q.writew(common + 0x16, self.queue)             # queue_select
+        # The used ring of more entries would not fit into its page.
+        self.size = min(q.readw(common + 0x18), 256)
+        q.writew(common + 0x18, self.size)
         for address in (self.desc, self.avail, self.used):
             q.memset(address, 4096, 0)
         for offset, address in ((0x20, self.desc), (0x28, self.avail),
@@ -100,26 +107,38 @@ class VirtioBlk:
                  ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
         return self
 
-    def begin_read(self, sector, address, size):
-        """Have the device read sectors into guest memory."""
-        q = self.q
-        q.write(self.header, struct.pack('<IIQ', 0, 0, sector) + b'\xff')
-        q.write(self.desc, b''.join(struct.pack('<QIHH', *d) for d in (
-            (self.header, 16, DESC_NEXT, 1),
-            (address, size, DESC_NEXT | DESC_WRITE, 2),
-            (self.header + 16, 1, DESC_WRITE, 0))))
-        q.writew(self.avail + 4 + self.sent % self.size * 2, 0)
-        self.sent += 1
+    def begin(self, *chains):
+        """Requests: (address, size, device writes) of each buffer"""
+        q, first = self.q, 0
+        for chain in chains:
+            q.write(self.desc + first * 16, b''.join(struct.pack(
+                '<QIHH', address, size,
+                (DESC_WRITE if writes else 0) |
+                (DESC_NEXT if n < len(chain) else 0), first + n % len(chain))
+                for n, (address, size, writes) in enumerate(chain, 1)))
+            q.writew(self.avail + 4 + self.sent % self.size * 2, first)
+            self.sent += 1
+            first += len(chain)
         q.writew(self.avail + 2, self.sent & 0xffff)
-        q.writew(self.notify, 0)
+        q.writew(self.notify, self.queue)
 
-    def read(self, sector, address, size, timeout=20):
+    def wait_used(self, timeout=20):
         """Until the device has reported that it is done"""
-        self.begin_read(sector, address, size)
         limit = time.monotonic() + scaled(timeout)
         while self.q.readw(self.used + 2) != self.sent & 0xffff:
             if time.monotonic() > limit:
                 raise AssertionError('the device does not answer')
+
+    def begin_read(self, sector, address, size):
+        """Have the device read sectors into guest memory."""
+        self.q.write(self.header, struct.pack('<IIQ', 0, 0, sector) + b'\xff')
+        self.begin([(self.header, 16, False), (address, size, True),
+                    (self.header + 16, 1, True)])
+
+    def read(self, sector, address, size, timeout=20):
+        """Until the device has reported that it is done"""
+        self.begin_read(sector, address, size)
+        self.wait_used(timeout)
         status = self.q.readb(self.header + 16)
         if status:
             raise AssertionError(f'the device reports status {status}')
