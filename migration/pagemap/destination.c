@@ -30,7 +30,6 @@ static struct {
     unsigned devices;
     uint64_t pages[UINT16_MAX + 1];     /* of each block; 0: not named */
     PmDstBatch *batch;          /* that is being received */
-    PmFetcherStats stats;       /* of the last one that finished */
 } dst;
 
 /* Some of what the block layer does must not be done in a coroutine. */
@@ -244,7 +243,6 @@ static bool load_finish(Error **errp)
                    " no answer", busy + (dst.batch ? dst.batch->n : 0));
         return false;
     }
-    pm_fetcher_stats(dst.fetcher, &dst.stats);
     not_in_coroutine(release, NULL);
     dst.finished = true;
     return true;

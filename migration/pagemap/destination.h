@@ -40,11 +40,6 @@ typedef struct PmDstBatch {
     PmFetch page[];
 } PmDstBatch;
 
-/* Bytes and requests, since it was made */
-typedef struct PmFetcherStats {
-    uint64_t bytes, requests, placed, refused;
-} PmFetcherStats;
-
 /* pm_fetcher_new: NULL with @errp set if there is no thread to be had */
 PmFetcher *pm_fetcher_new(const PmKey *key, Error **errp);
 
@@ -79,8 +74,6 @@ unsigned pm_fetcher_busy(PmFetcher *f);
 
 /* pm_fetcher_working: is anything under way, answers included? */
 bool pm_fetcher_working(PmFetcher *f);
-
-void pm_fetcher_stats(PmFetcher *f, PmFetcherStats *stats);
 
 /*
  * pm_fetcher_free: wait for reads under way, end the thread, release the disks

@@ -65,7 +65,6 @@ struct PmFetcher {
     unsigned unanswered;        /* jobs */
     int64_t busy_since;         /* ns; while there are unanswered jobs */
 
-    PmFetcherStats stats;       /* single words: read without a lock */
 };
 
 static void done_working(PmFetcher *f)
@@ -109,27 +108,21 @@ static void place(PmFetcher *f, PmJob *job, const PmFetch *p,
 {
     RAMBlock *rb = f->blocks[p->block];
     ram_addr_t offset = (ram_addr_t)p->page << PM_PAGE_BITS;
-    const PmFetchDevice *dev = NULL;
+    const PmDstDevice *dev;
     PageMapPlace found = { .offset = p->offset };
     PmTag tag;
 
     pm_tag(&f->key, content, &tag);
     if (!pm_tag_equal(&tag, &p->tag)) {
-        f->stats.refused++;
         return;
     }
     memcpy(rb->host + offset, content, PM_PAGE_SIZE);
     ramblock_recv_bitmap_set(rb, rb->host + offset);
     job->rp.placed[p->index >> 3] |= 1 << (p->index & 7);
-    f->stats.placed++;
 
     /* The next migration profits at once. */
-    for (unsigned i = 0; i < f->n_devices; i++) {
-        if (f->devices[i]->d->number == p->device) {
-            dev = f->devices[i];
-        }
-    }
-    found.device = dev ? dev->dev.observer : 0;
+    dev = pm_fetcher_device_of(f, p->device);
+    found.device = dev ? dev->observer : 0;
     if (found.device) {
         page_map_learn(rb->offset + offset, content, &found);
     }
@@ -153,8 +146,6 @@ static void coroutine_fn worker_co(void *opaque)
         if (dev && buf && !qatomic_read(&f->quit)) {
             job->rp.requests++;
             job->rp.bytes += r->bytes;
-            f->stats.requests++;
-            f->stats.bytes += r->bytes;
             ret = blk_co_pread(dev->blk, r->offset, r->bytes, buf, 0);
             trace_page_map_fetch(r->offset, r->bytes, r->n, ret);
         }
@@ -163,8 +154,6 @@ static void coroutine_fn worker_co(void *opaque)
 
             if (ret >= 0) {
                 place(f, job, p, buf + (p->offset - r->offset));
-            } else {
-                f->stats.refused++;
             }
         }
         if (!--job->left) {
@@ -357,11 +346,6 @@ unsigned pm_fetcher_busy(PmFetcher *f)
 bool pm_fetcher_working(PmFetcher *f)
 {
     return qatomic_read(&f->working);
-}
-
-void pm_fetcher_stats(PmFetcher *f, PmFetcherStats *stats)
-{
-    *stats = f->stats;
 }
 
 void pm_fetcher_free(PmFetcher *f)
