@@ -61,19 +61,19 @@ static int count_block(RAMBlock *block, void *opaque)
 PageMapInfo *qmp_query_page_map(Error **errp)
 {
     g_autofree uint64_t *of_device = g_new0(uint64_t, PM_MAP_MAX_DEVICE + 1);
-    PageMapState *s = existing(errp);
+    PageMapState *s = page_map_state();
     Count c = { .of_device = of_device };
     BlockBackend *blk;
     PageMapDeviceList **tail;
     PageMapInfo *info;
 
+    info = g_new0(PageMapInfo, 1);
     if (!s) {
-        return NULL;
+        return info;
     }
     c.map = s->map;
     qemu_ram_foreach_block(count_block, &c);
 
-    info = g_new0(PageMapInfo, 1);
     info->id = g_strdup(s->id);
     info->sample = pm_map_samples(s->map);
     info->ram_pages = c.ram_pages;
@@ -156,12 +156,12 @@ PageMapEntryList *qmp_x_query_page_map_entry(uint64_t address,
 
 static void hmp_info_page_map(Monitor *mon, const QDict *qdict)
 {
-    Error *err = NULL;
-    PageMapInfo *info = qmp_query_page_map(&err);
+    g_autoptr(PageMapInfo) info = qmp_query_page_map(&error_abort);
     PageMapDeviceList *l;
     g_autofree char *memory = NULL;
 
-    if (hmp_handle_error(mon, err)) {
+    if (!info->id) {
+        monitor_printf(mon, "no page-map object\n");
         return;
     }
     memory = size_to_str(info->memory);
@@ -177,7 +177,6 @@ static void hmp_info_page_map(Monitor *mon, const QDict *qdict)
                        l->value->device, l->value->node_name ?: "no medium",
                        l->value->entries, bytes);
     }
-    qapi_free_PageMapInfo(info);
 }
 
 static void page_map_hmp_init(void)

@@ -280,6 +280,7 @@ static void save_cleanup(void *opaque)
         return;
     }
     src.stats.stale = MAX(stale_count(), src.stale_before) - src.stale_before;
+    src.throttle_bytes = 0;
     src.active = false;
     WITH_QEMU_LOCK_GUARD(&src.lock) {
         src.listening = false;

@@ -450,10 +450,13 @@ class Object(MapTest):
         with self.assertRaisesRegex(QmpError, "'address' is 0xf0000000"):
             q.qmp.cmd('x-query-page-map-entry', address=0xf0000000)
         q.qmp.cmd('object-del', id='map0')
-        for command, args in (('query-page-map', {}),
-                              ('x-query-page-map-entry', {'address': 0})):
-            with self.assertRaisesRegex(QmpError, 'no page-map object'):
-                q.qmp.raw_cmd(command, args)
+        with self.assertRaisesRegex(QmpError, 'no page-map object'):
+            q.qmp.cmd('x-query-page-map-entry', address=0)
+        info = self.info(q)
+        self.assertNotIn('id', info)
+        self.assertEqual((info['mapped-pages'], info['memory'],
+                          info['devices']), (0, 0, []))
+        self.assertIn('no page-map object', q.hmp('info page-map'))
 
     def test_monitor(self):
         q, disk = self.virtio(sample='on')
