@@ -16,6 +16,7 @@ from pmemha import main, scaled
 from pmemha.baremetal import BareMetal
 from pmemha.device import HINT, PMEM_BASE
 from pmemha.devicetest import SIZE, DeviceTest
+from pmemha.disks import until
 from pmemha.primary import ReplicaTestCase
 from pmemha.replica import Replica
 
@@ -129,6 +130,10 @@ class Fencing(DeviceTest):
     def test_image_by_another_name(self):
         """A hard link or a symbolic link leads to the same lock."""
         self.primary()
+        # The first full copy takes the image's name a while after its last
+        # byte was acknowledged; the file that had it has no lock then.
+        until(lambda: not os.path.exists(self.path('replica.img.copy')),
+              'the daemon')
         os.link(self.path('replica.img'), self.path('hard.img'))
         os.symlink('replica.img', self.path('soft.img'))
         for n, name in enumerate(('hard.img', 'soft.img')):
