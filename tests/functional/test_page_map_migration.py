@@ -14,7 +14,8 @@ import threading
 from pmemha import main
 from pmemha.migrate import set_caps
 from pmemha.options import option
-from pmemha.pagemap import (MIB, OTHER, PAGE, WINDOW, PageMapTest)
+from pmemha.pagemap import (CANCELLED, MIB, OTHER, PAGE, WINDOW,
+                            PageMapTest)
 from pmemha.paths import program
 from pmemha.qmp import QmpError
 
@@ -368,7 +369,7 @@ class Phases(PageMapTest):
     def cancelled(self):
         before = self.digest(self.src)
         self.src.qmp.cmd('migrate_cancel')
-        self.end(self.src, 'cancelled')
+        self.end(self.src, CANCELLED)
         self.goes_on(self.src, before)
         self.view.release()
         self.dst.kill()
@@ -423,7 +424,7 @@ class Phases(PageMapTest):
         self.begin(self.src, 'unix:defer.mig')
         self.view.wait_held()
         self.src.qmp.cmd('migrate_cancel')
-        self.end(self.src, 'cancelled')
+        self.end(self.src, CANCELLED)
         self.view.release()
         dst.qmp.poll('query-migrate', lambda i: i.get('status') == 'failed',
                      30)
@@ -435,7 +436,7 @@ class Phases(PageMapTest):
         self.begin(self.src)
         self.server.views['src'].wait_held()
         self.src.qmp.cmd('migrate_cancel')
-        self.end(self.src, 'cancelled')
+        self.end(self.src, CANCELLED)
         self.assertEqual(self.src.qmp.cmd('query-status')['status'],
                          'running')
         self.server.views['src'].release()
