@@ -10,18 +10,30 @@
 #define MIGRATION_PAGEMAP_PAGEMAP_H
 
 #include "exec/cpu-common.h"
+#include "migration/register.h"
 #include "qapi/qapi-types-migration.h"
 #include "qemu/coroutine.h"
 
 /* What the hooks in QEMU's own files call */
 
-/* page_map_mig_init: register the section.  Before that of RAM. */
+/* page_map_mig_init: once, before anything else here */
 void page_map_mig_init(void);
+
+/*
+ * page_map_handlers: of the section
+ *
+ * It is registered when the capability is first set, so that the numbers of the
+ * other sections stay what they are without it; and it precedes that of RAM all
+ * the same.
+ */
+extern const SaveVMHandlers page_map_handlers;
 
 /*
  * page_map_check_caps: can the capabilities @caps be used with x-page-map?
  *
  * @caps: MIGRATION_CAPABILITY__MAX of them
+ *
+ * Registers the section if they can.  BQL
  */
 bool page_map_check_caps(const bool *caps, Error **errp);
 

@@ -53,6 +53,7 @@ typedef struct PmSrcBatch {
 } PmSrcBatch;
 
 typedef struct PmSource {
+    bool registered;            /* the section */
     bool active;                /* from setup to cleanup */
     bool ended;                 /* END was sent: nothing is mapped any more */
     bool draining;
@@ -122,6 +123,11 @@ bool page_map_check_caps(const bool *caps, Error **errp)
                        MigrationCapability_str(never[i]));
             return false;
         }
+    }
+    if (!src.registered) {
+        src.registered = true;
+        register_savevm_live("page-map", 0, PM_WIRE_VERSION,
+                             &page_map_handlers, NULL);
     }
     return true;
 }
@@ -693,7 +699,7 @@ MigrationPageMapStats *page_map_stats(void)
     return s;
 }
 
-static const SaveVMHandlers handlers = {
+const SaveVMHandlers page_map_handlers = {
     .is_active = is_active,
     .save_setup = save_setup,
     .save_cleanup = save_cleanup,
@@ -710,5 +716,4 @@ void page_map_mig_init(void)
     qemu_mutex_init(&src.lock);
     qemu_cond_init(&src.cond);
     QSIMPLEQ_INIT(&src.verdicts);
-    register_savevm_live("page-map", 0, PM_WIRE_VERSION, &handlers, NULL);
 }

@@ -385,7 +385,7 @@ class Others(PageMapTest):
         self.start_migration(src)
         self.ended(src, 'failed')
         self.assertNotEqual(dst.wait(20), 0)
-        self.assertIn("'x-page-map', which is off here", dst.output())
+        self.assertIn("section or instance 'page-map'", dst.output())
         self.assertEqual(src.qmp.cmd('query-status')['status'], 'running')
         src.verify()
 
