@@ -1,5 +1,5 @@
 /*
- * Page map: the destination's side of the section "page-map"
+ * Page map: the reader of the section "page-map"
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -14,22 +14,21 @@
 #include "migration/misc.h"
 #include "qapi/error.h"
 #include "system/block-backend.h"
-#include "system/block-observer.h"
 #include "../migration.h"
 #include "../options.h"
 #include "../qemu-file.h"
 #include "../ram.h"
 #include "destination.h"
 #include "pagemap.h"
-#include "trace.h"
 
 /* One incoming migration at a time; main thread */
 static struct {
     PmFetcher *fetcher;         /* from HELLO to FINISH */
     bool finished;              /* until the end of the incoming migration */
+    bool snapshot;              /* as long: SNAPSHOT has come */
     unsigned devices;
     uint64_t pages[UINT16_MAX + 1];     /* of each block; 0: not named */
-    PmDstBatch *batch;          /* that is being received */
+    PmBatch *batch;          /* that is being received */
 } dst;
 
 /* Some of what the block layer does must not be done in a coroutine. */
@@ -79,8 +78,13 @@ int pm_dst_load_cleanup(void *opaque)
         }
         not_in_coroutine(release, NULL);
     }
-    dst.finished = false;
+    dst.finished = dst.snapshot = false;
     return 0;
+}
+
+bool pm_dst_restores(void)
+{
+    return dst.snapshot;
 }
 
 static bool load_hello(const uint8_t *buf, size_t len, Error **errp)
@@ -94,29 +98,30 @@ static bool load_hello(const uint8_t *buf, size_t len, Error **errp)
     if (!pm_get_hello(buf, len, &m, errp)) {
         return false;
     }
-    dst.fetcher = pm_fetcher_new(&m.key, errp);
+    dst.fetcher = pm_fetcher_new(&m.key, &pm_answer_ops, errp);
     return dst.fetcher;
+}
+
+static bool load_snapshot_mark(Error **errp)
+{
+    if (dst.snapshot || dst.devices) {
+        error_setg(errp, "page-map: SNAPSHOT is not the second message");
+        return false;
+    }
+    dst.snapshot = true;
+    pm_restore_begin();
+    pm_fetcher_use(dst.fetcher, &pm_restore_ops);
+    return true;
 }
 
 /* The node of the guest's device, through a BlockBackend of our own */
 static void open_device(void *opaque)
 {
     const PmDevice *d = opaque;
-    BlockBackend *theirs = blk_by_qdev_id(d->id, NULL);
-    BlockDriverState *bs = theirs ? blk_bs(theirs) : NULL;
-    PmDstDevice dev = { };
+    PmDisk disk;
 
-    if (bs) {
-        dev.blk = blk_new_with_bs(bs, 0, BLK_PERM_ALL, NULL);
-    }
-    if (dev.blk) {
-        int64_t length = blk_getlength(dev.blk);
-
-        blk_set_allow_aio_context_change(dev.blk, true);
-        dev.length = MAX(length, 0);
-        dev.observer = blk_observer_id_get(theirs);
-    }
-    pm_fetcher_device(dst.fetcher, d, &dev);
+    pm_disk_open(&disk, blk_by_qdev_id(d->id, NULL));
+    pm_fetcher_device(dst.fetcher, d, &disk);
 }
 
 static bool load_device(const uint8_t *buf, size_t len, Error **errp)
@@ -132,6 +137,10 @@ static bool load_device(const uint8_t *buf, size_t len, Error **errp)
     }
     dst.devices++;
     not_in_coroutine(open_device, d);
+    if (dst.snapshot) {
+        pm_fetcher_wait(dst.fetcher, 0);
+        return pm_restore_device(d, pm_fetcher_verdict(dst.fetcher), errp);
+    }
     return true;
 }
 
@@ -162,21 +171,21 @@ static bool load_block(const uint8_t *buf, size_t len, Error **errp)
 static bool load_run(const uint8_t *buf, size_t len, Error **errp)
 {
     g_autofree PmRun *m = g_new(PmRun, 1);
-    const PmDstDevice *dev;
+    const PmDisk *disk;
 
     if (!pm_get_run(buf, len, m, errp)) {
         return false;
     }
-    dev = pm_fetcher_device_of(dst.fetcher, m->device);
-    if (!dev || m->offset > dev->length ||
-        (uint64_t)m->n * PM_PAGE_SIZE > dev->length - m->offset) {
+    disk = pm_fetcher_disk(dst.fetcher, m->device);
+    if (!disk || m->offset > disk->length ||
+        (uint64_t)m->n * PM_PAGE_SIZE > disk->length - m->offset) {
         error_setg(errp, "page-map: %u pages at offset %" PRIu64 " of device"
                    " %u: %s", m->n, m->offset, m->device,
-                   dev ? "beyond its end" : "not a device that was accepted");
+                   disk ? "beyond its end" : "not a device that was accepted");
         return false;
     }
     if (!dst.batch) {
-        dst.batch = g_malloc(sizeof(PmDstBatch) +
+        dst.batch = g_malloc(sizeof(PmBatch) +
                              PM_MAX_BATCH * sizeof(PmFetch));
         dst.batch->number = m->batch;
         dst.batch->n = 0;
@@ -222,8 +231,15 @@ static bool load_commit(const uint8_t *buf, size_t len, Error **errp)
         return false;
     }
     /* A stream of short batches must not hold memory for long ones. */
-    dst.batch = g_realloc(dst.batch, sizeof(PmDstBatch) +
+    dst.batch = g_realloc(dst.batch, sizeof(PmBatch) +
                                      m.n * sizeof(PmFetch));
+    if (dst.snapshot) {
+        /* Who reads a file has to make room itself. */
+        pm_fetcher_wait(dst.fetcher, PM_MAX_IN_FLIGHT - m.n);
+        if (!pm_restore_check(dst.fetcher, errp)) {
+            return false;
+        }
+    }
     if (!pm_fetcher_submit(dst.fetcher, dst.batch)) {
         error_setg(errp, "page-map: more than %d pages wait for an answer",
                    PM_MAX_IN_FLIGHT);
@@ -231,6 +247,16 @@ static bool load_commit(const uint8_t *buf, size_t len, Error **errp)
     }
     dst.batch = NULL;
     return true;
+}
+
+/* The end of a part: what follows in the stream may write to the pages (S4). */
+static bool load_end(Error **errp)
+{
+    if (!dst.snapshot || !dst.fetcher) {
+        return true;
+    }
+    pm_fetcher_wait(dst.fetcher, 0);
+    return pm_restore_check(dst.fetcher, errp);
 }
 
 /* From here on the disks' nodes may be activated (M7). */
@@ -272,6 +298,8 @@ static bool load_message(PmMsgType type, const uint8_t *buf, size_t len,
         return load_commit(buf, len, errp);
     case PM_MSG_FINISH:
         return load_finish(errp);
+    case PM_MSG_SNAPSHOT:
+        return load_snapshot_mark(errp);
     case PM_MSG_END:
         break;
     }
@@ -287,8 +315,8 @@ static int load(QEMUFile *f, Error **errp)
 
     if (!migrate_get_current()->capabilities[
             MIGRATION_CAPABILITY_X_PAGE_MAP]) {
-        error_setg(errp, "page-map: the source uses the capability"
-                   " 'x-page-map', which is off here: set it at both ends");
+        error_setg(errp, "page-map: the source, or the snapshot, uses the"
+                   " capability 'x-page-map', which is off here: set it");
         return -EINVAL;
     }
     /* Postcopy's thread has no business here: the page map has ended. */
@@ -305,7 +333,7 @@ static int load(QEMUFile *f, Error **errp)
             return -EINVAL;
         }
         if (type == PM_MSG_END) {
-            return 0;
+            return load_end(errp) ? 0 : -EINVAL;
         }
         if (qemu_get_buffer(f, body, len) != len) {
             error_setg(errp, "page-map: the stream ends in a message");
@@ -323,7 +351,10 @@ int pm_dst_load_state(QEMUFile *f, void *opaque, int version_id)
     int ret = load(f, &err);
 
     if (ret < 0) {
-        migrate_set_error(migrate_get_current(), err);
+        /* loadvm is no migration, and would be refused for ever after. */
+        if (migration_incoming_get_current()->state != MIGRATION_STATUS_NONE) {
+            migrate_set_error(migrate_get_current(), err);
+        }
         error_report_err(err);
     }
     return ret;

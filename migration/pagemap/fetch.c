@@ -1,5 +1,5 @@
 /*
- * Page map: the destination reads pages from its disks
+ * Page map: read pages from disks
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -12,7 +12,9 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/coroutine.h"
 #include "qemu/lockable.h"
+#include "qemu/main-loop.h"
 #include "qemu/memalign.h"
 #include "qemu/timer.h"
 #include "block/aio-wait.h"
@@ -20,10 +22,10 @@
 #include "block/block.h"
 #include "migration/page-map.h"
 #include "qapi/error.h"
+#include "system/block-observer.h"
 #include "system/iothread.h"
 #include "../ram.h"
-#include "destination.h"
-#include "pagemap.h"
+#include "fetch.h"
 #include "trace.h"
 
 #define WORKERS     8
@@ -32,7 +34,7 @@
 typedef struct PmJob {
     QSIMPLEQ_ENTRY(PmJob) next;
     PmFetcher *f;
-    PmDstBatch *batch;
+    PmBatch *batch;
     PmRead *read;
     size_t n_reads, next_read;
     unsigned left;              /* reads that are not finished */
@@ -40,8 +42,8 @@ typedef struct PmJob {
 } PmJob;
 
 typedef struct PmFetchDevice {
-    PmDstDevice dev;
-    PmDevice *d;                /* what was asked; until the verdict */
+    PmDisk disk;
+    PmDevice *d;
     PmFetcher *f;
     int verdict;                /* atomic; -1: none yet */
 } PmFetchDevice;
@@ -49,13 +51,16 @@ typedef struct PmFetchDevice {
 struct PmFetcher {
     IOThread *thread;
     AioContext *ctx;
+    const PmFetchOps *ops;
     PmKey key;
     RAMBlock **blocks;          /* main thread writes a member before its use */
     PmFetchDevice *devices[PM_MAX_DEVICES];     /* main thread */
-    unsigned n_devices;
+    unsigned n_devices;                         /* atomic */
 
     QemuMutex lock;             /* protects incoming */
-    QSIMPLEQ_HEAD(, PmDstBatch) incoming;
+    QemuCond cond;              /* something ended */
+    Coroutine *waiter;          /* atomic: to be woken then */
+    QSIMPLEQ_HEAD(, PmBatch) incoming;
     unsigned busy;              /* atomic: pages without an answer */
     int working;                /* atomic: coroutines and callbacks under way */
     bool quit;                  /* atomic */
@@ -64,23 +69,49 @@ struct PmFetcher {
     unsigned workers;
     unsigned unanswered;        /* jobs */
     int64_t busy_since;         /* ns; while there are unanswered jobs */
-
 };
 
-static void done_working(PmFetcher *f)
+bool pm_disk_open(PmDisk *disk, BlockBackend *theirs)
 {
-    qatomic_dec(&f->working);
-    aio_wait_kick();
+    BlockDriverState *bs = theirs ? blk_bs(theirs) : NULL;
+    int64_t length;
+
+    *disk = (PmDisk) { };
+    if (bs) {
+        disk->blk = blk_new_with_bs(bs, 0, BLK_PERM_ALL, NULL);
+    }
+    if (!disk->blk) {
+        return false;
+    }
+    length = blk_getlength(disk->blk);
+    blk_set_allow_aio_context_change(disk->blk, true);
+    /* savevm and loadvm keep all nodes drained, and wait for these reads. */
+    blk_set_disable_request_queuing(disk->blk, blk_in_drain(disk->blk));
+    disk->length = MAX(length, 0);
+    disk->observer = blk_observer_id_get(theirs);
+    return true;
 }
 
-/*
- * Not in a coroutine: what sends holds a mutex while it waits for the channel.
- */
-static void send_batch_bh(void *opaque)
+/* The thread is joined before @f is freed. */
+static void done_working(PmFetcher *f)
+{
+    Coroutine *co;
+
+    qatomic_dec(&f->working);
+    aio_wait_kick();
+    WITH_QEMU_LOCK_GUARD(&f->lock) {
+        qemu_cond_broadcast(&f->cond);
+    }
+    co = qatomic_xchg(&f->waiter, NULL);
+    if (co) {
+        aio_co_wake(co);
+    }
+}
+
+static void end_batch_bh(void *opaque)
 {
     PmJob *job = opaque;
     PmFetcher *f = job->f;
-    uint8_t buf[PM_RP_MAX];
     int64_t now = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     int64_t busy = MAX(now - f->busy_since, 0) / SCALE_US;
 
@@ -93,39 +124,34 @@ static void send_batch_bh(void *opaque)
     f->unanswered--;
     /* Before the answer: it lets the source send as many. */
     qatomic_sub(&f->busy, job->batch->n);
-    /* An error shows in the channel, to those who read the stream. */
-    if (!qatomic_read(&f->quit)) {
-        migrate_send_rp_page_map(buf, pm_put_rp(buf, &job->rp));
-    }
-    g_free(job->batch);
+    f->ops->batch(f, job->batch, &job->rp);
     g_free(job->read);
     g_free(job);
     done_working(f);
 }
 
-static void place(PmFetcher *f, PmJob *job, const PmFetch *p,
-                  const uint8_t *content)
+bool pm_fetcher_place(PmFetcher *f, const PmFetch *p, const uint8_t *content)
 {
     RAMBlock *rb = f->blocks[p->block];
     ram_addr_t offset = (ram_addr_t)p->page << PM_PAGE_BITS;
-    const PmDstDevice *dev;
+    const PmDisk *disk;
     PageMapPlace found = { .offset = p->offset };
     PmTag tag;
 
     pm_tag(&f->key, content, &tag);
     if (!pm_tag_equal(&tag, &p->tag)) {
-        return;
+        return false;
     }
     memcpy(rb->host + offset, content, PM_PAGE_SIZE);
     ramblock_recv_bitmap_set(rb, rb->host + offset);
-    job->rp.placed[p->index >> 3] |= 1 << (p->index & 7);
 
     /* The next migration profits at once. */
-    dev = pm_fetcher_device_of(f, p->device);
-    found.device = dev ? dev->observer : 0;
+    disk = pm_fetcher_disk(f, p->device);
+    found.device = disk ? disk->observer : 0;
     if (found.device) {
         page_map_learn(rb->offset + offset, content, &found);
     }
+    return true;
 }
 
 static void coroutine_fn worker_co(void *opaque)
@@ -136,30 +162,31 @@ static void coroutine_fn worker_co(void *opaque)
 
     while ((job = QSIMPLEQ_FIRST(&f->jobs))) {
         const PmRead *r = &job->read[job->next_read++];
-        const PmDstDevice *dev;
+        const PmDisk *disk;
         int ret = -ENOMEM;
 
         if (job->next_read == job->n_reads) {
             QSIMPLEQ_REMOVE_HEAD(&f->jobs, next);
         }
-        dev = pm_fetcher_device_of(f, job->batch->page[r->first].device);
-        if (dev && buf && !qatomic_read(&f->quit)) {
+        disk = pm_fetcher_disk(f, job->batch->page[r->first].device);
+        if (disk && buf && !qatomic_read(&f->quit)) {
             job->rp.requests++;
             job->rp.bytes += r->bytes;
-            ret = blk_co_pread(dev->blk, r->offset, r->bytes, buf, 0);
+            ret = blk_co_pread(disk->blk, r->offset, r->bytes, buf, 0);
             trace_page_map_fetch(r->offset, r->bytes, r->n, ret);
         }
         for (unsigned i = r->first; i < r->first + r->n; i++) {
-            const PmFetch *p = &job->batch->page[i];
+            PmFetch *p = &job->batch->page[i];
 
-            if (ret >= 0) {
-                place(f, job, p, buf + (p->offset - r->offset));
+            if (f->ops->page(f, p, ret < 0 ? NULL :
+                             buf + (p->offset - r->offset))) {
+                job->rp.placed[p->index >> 3] |= 1 << (p->index & 7);
             }
         }
         if (!--job->left) {
             /* Ends after this coroutine has, or after it waits. */
             qatomic_inc(&f->working);
-            aio_bh_schedule_oneshot(f->ctx, send_batch_bh, job);
+            aio_bh_schedule_oneshot(f->ctx, end_batch_bh, job);
         }
     }
     qemu_vfree(buf);
@@ -170,7 +197,7 @@ static void coroutine_fn worker_co(void *opaque)
 static void start_batches_bh(void *opaque)
 {
     PmFetcher *f = opaque;
-    PmDstBatch *batch;
+    PmBatch *batch;
 
     for (;;) {
         PmJob *job;
@@ -206,20 +233,17 @@ static void start_batches_bh(void *opaque)
     done_working(f);
 }
 
-static void send_device_bh(void *opaque)
+static void end_device_bh(void *opaque)
 {
     PmFetchDevice *dev = opaque;
-    PmRp rp = { .type = PM_RP_DEVICES, .n = 1 };
-    uint8_t buf[PM_RP_MAX];
+    PmFetcher *f = dev->f;
 
-    rp.devices[0].number = dev->d->number;
-    rp.devices[0].verdict = dev->verdict;
     trace_page_map_device(dev->d->id, dev->d->number, dev->d->n_probes,
                           dev->verdict);
-    if (!qatomic_read(&dev->f->quit)) {
-        migrate_send_rp_page_map(buf, pm_put_rp(buf, &rp));
+    if (f->ops->device) {
+        f->ops->device(f, dev->d, dev->verdict);
     }
-    done_working(dev->f);
+    done_working(f);
 }
 
 static void coroutine_fn probe_co(void *opaque)
@@ -235,8 +259,8 @@ static void coroutine_fn probe_co(void *opaque)
         PmTag tag;
 
         if (qatomic_read(&f->quit) ||
-            probe->offset > dev->dev.length - PM_PAGE_SIZE ||
-            blk_co_pread(dev->dev.blk, probe->offset, PM_PAGE_SIZE, buf,
+            probe->offset > dev->disk.length - PM_PAGE_SIZE ||
+            blk_co_pread(dev->disk.blk, probe->offset, PM_PAGE_SIZE, buf,
                          0) < 0) {
             failed++;
             continue;
@@ -253,7 +277,7 @@ static void coroutine_fn probe_co(void *opaque)
     }
     qemu_vfree(buf);
     qatomic_store_release(&dev->verdict, verdict);
-    aio_bh_schedule_oneshot(f->ctx, send_device_bh, dev);
+    aio_bh_schedule_oneshot(f->ctx, end_device_bh, dev);
 }
 
 static void start_device_bh(void *opaque)
@@ -261,13 +285,14 @@ static void start_device_bh(void *opaque)
     PmFetchDevice *dev = opaque;
 
     if (dev->verdict >= 0) {
-        send_device_bh(dev);
+        end_device_bh(dev);
     } else {
         qemu_coroutine_enter(qemu_coroutine_create(probe_co, dev));
     }
 }
 
-PmFetcher *pm_fetcher_new(const PmKey *key, Error **errp)
+PmFetcher *pm_fetcher_new(const PmKey *key, const PmFetchOps *ops,
+                          Error **errp)
 {
     IOThread *thread = iothread_create("page-map", errp);
     PmFetcher *f;
@@ -278,12 +303,25 @@ PmFetcher *pm_fetcher_new(const PmKey *key, Error **errp)
     f = g_new0(PmFetcher, 1);
     f->thread = thread;
     f->ctx = iothread_get_aio_context(thread);
+    f->ops = ops;
     f->key = *key;
     f->blocks = g_new0(RAMBlock *, UINT16_MAX + 1);
     qemu_mutex_init(&f->lock);
+    qemu_cond_init(&f->cond);
     QSIMPLEQ_INIT(&f->incoming);
     QSIMPLEQ_INIT(&f->jobs);
     return f;
+}
+
+void pm_fetcher_use(PmFetcher *f, const PmFetchOps *ops)
+{
+    assert(!pm_fetcher_working(f));
+    f->ops = ops;
+}
+
+const PmKey *pm_fetcher_key(const PmFetcher *f)
+{
+    return &f->key;
 }
 
 void pm_fetcher_block(PmFetcher *f, uint16_t number, RAMBlock *rb)
@@ -292,16 +330,21 @@ void pm_fetcher_block(PmFetcher *f, uint16_t number, RAMBlock *rb)
     f->blocks[number] = rb;
 }
 
-void pm_fetcher_device(PmFetcher *f, const PmDevice *d, const PmDstDevice *dev)
+RAMBlock *pm_fetcher_block_of(PmFetcher *f, uint16_t number)
+{
+    return f->blocks[number];
+}
+
+void pm_fetcher_device(PmFetcher *f, const PmDevice *d, const PmDisk *disk)
 {
     PmFetchDevice *new = g_new0(PmFetchDevice, 1);
 
     assert(f->n_devices < PM_MAX_DEVICES);
     new->f = f;
     new->d = g_memdup2(d, sizeof(*d));
-    new->dev = *dev;
-    new->verdict = !dev->blk ? PM_DEV_ABSENT :
-                   dev->length != d->length ? PM_DEV_LENGTH : -1;
+    new->disk = *disk;
+    new->verdict = !disk->blk ? PM_DEV_ABSENT :
+                   disk->length != d->length ? PM_DEV_LENGTH : -1;
     f->devices[f->n_devices] = new;
     /* The fetching thread reads the array up to here. */
     qatomic_store_release(&f->n_devices, f->n_devices + 1);
@@ -309,22 +352,39 @@ void pm_fetcher_device(PmFetcher *f, const PmDevice *d, const PmDstDevice *dev)
     aio_bh_schedule_oneshot(f->ctx, start_device_bh, new);
 }
 
-const PmDstDevice *pm_fetcher_device_of(PmFetcher *f, uint16_t number)
+static PmFetchDevice *find_device(PmFetcher *f, uint16_t number)
 {
     unsigned n = qatomic_load_acquire(&f->n_devices);
 
     for (unsigned i = 0; i < n; i++) {
-        PmFetchDevice *dev = f->devices[i];
-
-        if (dev->d->number == number) {
-            return qatomic_load_acquire(&dev->verdict) == PM_DEV_SAME ?
-                   &dev->dev : NULL;
+        if (f->devices[i]->d->number == number) {
+            return f->devices[i];
         }
     }
     return NULL;
 }
 
-bool pm_fetcher_submit(PmFetcher *f, PmDstBatch *batch)
+const PmDevice *pm_fetcher_device_of(PmFetcher *f, uint16_t number)
+{
+    PmFetchDevice *dev = find_device(f, number);
+
+    return dev ? dev->d : NULL;
+}
+
+const PmDisk *pm_fetcher_disk(PmFetcher *f, uint16_t number)
+{
+    PmFetchDevice *dev = find_device(f, number);
+
+    return dev && qatomic_load_acquire(&dev->verdict) == PM_DEV_SAME ?
+           &dev->disk : NULL;
+}
+
+int pm_fetcher_verdict(PmFetcher *f)
+{
+    return qatomic_load_acquire(&f->devices[f->n_devices - 1]->verdict);
+}
+
+bool pm_fetcher_submit(PmFetcher *f, PmBatch *batch)
 {
     if (qatomic_read(&f->busy) + batch->n > PM_MAX_IN_FLIGHT) {
         return false;
@@ -348,13 +408,45 @@ bool pm_fetcher_working(PmFetcher *f)
     return qatomic_read(&f->working);
 }
 
+bool pm_fetcher_stops(PmFetcher *f)
+{
+    return qatomic_read(&f->quit);
+}
+
+static bool is_ready(PmFetcher *f, unsigned busy)
+{
+    return busy ? pm_fetcher_busy(f) <= busy : !pm_fetcher_working(f);
+}
+
+void coroutine_mixed_fn pm_fetcher_wait(PmFetcher *f, unsigned busy)
+{
+    if (qemu_in_coroutine()) {
+        while (!is_ready(f, busy)) {
+            qatomic_set(&f->waiter, qemu_coroutine_self());
+            smp_mb();           /* pairs with the atomics of done_working() */
+            /* Who has taken the waiter wakes it: then it has to sleep. */
+            if (is_ready(f, busy) && qatomic_xchg(&f->waiter, NULL)) {
+                break;
+            }
+            qemu_coroutine_yield();
+        }
+    } else if (bql_locked()) {
+        AIO_WAIT_WHILE_UNLOCKED(NULL, !is_ready(f, busy));
+    } else {
+        QEMU_LOCK_GUARD(&f->lock);
+        while (!is_ready(f, busy)) {
+            qemu_cond_wait(&f->cond, &f->lock);
+        }
+    }
+}
+
 void pm_fetcher_free(PmFetcher *f)
 {
     qatomic_set(&f->quit, true);
     AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&f->working));
     iothread_destroy(f->thread);
     for (unsigned i = 0; i < f->n_devices; i++) {
-        blk_unref(f->devices[i]->dev.blk);
+        blk_unref(f->devices[i]->disk.blk);
         g_free(f->devices[i]->d);
         g_free(f->devices[i]);
     }
@@ -363,6 +455,7 @@ void pm_fetcher_free(PmFetcher *f)
             memory_region_unref(f->blocks[i]->mr);
         }
     }
+    qemu_cond_destroy(&f->cond);
     qemu_mutex_destroy(&f->lock);
     g_free(f->blocks);
     g_free(f);

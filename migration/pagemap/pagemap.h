@@ -60,6 +60,24 @@ bool page_map_save_page(RAMBlock *rb, unsigned long page, bool last_stage);
 bool page_map_can_switchover(void);
 
 /*
+ * page_map_snapshot_nodes: what the snapshot that begins consists of
+ *
+ * @nodes: names, if @has_nodes; else all disks that can be written to.  The
+ *         list has to live until the state of the machine is saved.
+ *
+ * BQL
+ */
+void page_map_snapshot_nodes(bool has_nodes, strList *nodes);
+
+/*
+ * page_map_omits: does RAM's section go without pages that are on disks?
+ *
+ * @incoming: of the migration or snapshot that is loaded; else of that which is
+ *            saved
+ */
+bool page_map_omits(bool incoming);
+
+/*
  * page_map_link_rate: bytes per second that the link carries; 0 if unknown
  *
  * What RAM sends says little, while most of it is fetched.  Migration thread.

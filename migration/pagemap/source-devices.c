@@ -118,16 +118,10 @@ static void draw_probes(PmSrcDevices *s)
     }
 }
 
-void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
-                          void (*wake)(void))
+BlockBackend *pm_src_next_disk(BlockBackend *blk, PmDevice *d)
 {
-    BlockBackend *blk;
-
-    memset(s, 0, sizeof(*s));
-    for (blk = blk_all_next(NULL); blk && s->n < PM_MAX_DEVICES;
-         blk = blk_all_next(blk)) {
+    while ((blk = blk_all_next(blk))) {
         uint16_t number = blk_observer_id(blk);
-        PmSrcDevice *dev;
         g_autofree char *id = NULL;
         int64_t length;
 
@@ -140,15 +134,29 @@ void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
         if (length < PM_PAGE_SIZE || !*id || strlen(id) > PM_MAX_ID) {
             continue;
         }
-        dev = g_new0(PmSrcDevice, 1);
+        *d = (PmDevice) { .number = number, .length = length };
+        pstrcpy(d->id, sizeof(d->id), id);
+        return blk;
+    }
+    return NULL;
+}
+
+void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
+                          void (*wake)(void))
+{
+    BlockBackend *blk = NULL;
+    PmDevice d;
+
+    memset(s, 0, sizeof(*s));
+    while (s->n < PM_MAX_DEVICES && (blk = pm_src_next_disk(blk, &d))) {
+        PmSrcDevice *dev = g_new0(PmSrcDevice, 1);
+
         dev->refs = 2;
         blk_ref(blk);
         dev->blk = blk;
-        dev->d.number = number;
-        dev->d.length = length;
-        pstrcpy(dev->d.id, sizeof(dev->d.id), id);
-        s->state[number] = PM_SRC_WAIT;
-        s->index[number] = s->n;
+        dev->d = d;
+        s->state[d.number] = PM_SRC_WAIT;
+        s->index[d.number] = s->n;
         s->dev[s->n++] = dev;
     }
     s->n_wait = s->n;

@@ -13,24 +13,19 @@
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "compat.h"
-#include "exec/target_page.h"
-#include "io/channel-socket.h"
 #include "migration/misc.h"
 #include "migration/page-map.h"
-#include "migration/register.h"
-#include "qapi/clone-visitor.h"
 #include "qapi/error.h"
-#include "qapi/qapi-visit-page-map-object.h"
 #include "../migration.h"
 #include "../migration-stats.h"
 #include "../options.h"
 #include "../qemu-file.h"
 #include "../ram.h"
-#include "destination.h"
-#include "internal.h"
 #include "pace.h"
 #include "pagemap.h"
 #include "queue.h"
+#include "records.h"
+#include "saver.h"
 #include "source.h"
 #include "trace.h"
 
@@ -53,7 +48,6 @@ typedef struct PmSrcBatch {
 } PmSrcBatch;
 
 typedef struct PmSource {
-    bool registered;            /* the section */
     bool active;                /* from setup to cleanup */
     bool ended;                 /* END was sent: nothing is mapped any more */
     bool draining;
@@ -83,10 +77,6 @@ typedef struct PmSource {
     bool woken;
     unsigned n_verdicts;
     QSIMPLEQ_HEAD(, PmVerdict) verdicts;
-
-    uint64_t stale_before;      /* of the object, when the migration began */
-    MigrationPageMapStats stats;        /* single words: read without a lock */
-    bool have_stats;
 } PmSource;
 
 static PmSource src;
@@ -99,83 +89,6 @@ static void wake(void)
     QEMU_LOCK_GUARD(&src.lock);
     src.woken = true;
     qemu_cond_signal(&src.cond);
-}
-
-bool page_map_check_caps(const bool *caps, Error **errp)
-{
-    static const MigrationCapability never[] = {
-        /* Its cache has to be what the destination's memory is. */
-        MIGRATION_CAPABILITY_XBZRLE,
-        /* Its pages do not pass the hook. */
-        MIGRATION_CAPABILITY_RDMA_PIN_ALL,
-        /* The secondary's disks go on by themselves. */
-        MIGRATION_CAPABILITY_X_COLO,
-        MIGRATION_CAPABILITY_X_IGNORE_SHARED,
-        MIGRATION_CAPABILITY_BACKGROUND_SNAPSHOT,
-        /* Nobody would answer. */
-        MIGRATION_CAPABILITY_MAPPED_RAM,
-    };
-
-    for (int i = 0; i < ARRAY_SIZE(never); i++) {
-        if (caps[never[i]]) {
-            error_setg(errp, "Capability 'x-page-map' is not compatible with"
-                       " '%s': set one of them only",
-                       MigrationCapability_str(never[i]));
-            return false;
-        }
-    }
-    if (!src.registered) {
-        src.registered = true;
-        register_savevm_live("page-map", 0, PM_WIRE_VERSION,
-                             &page_map_handlers, NULL);
-    }
-    return true;
-}
-
-static uint64_t stale_count(void)
-{
-    RCU_READ_LOCK_GUARD();
-    PageMapState *s = page_map_state();
-
-    return s ? stat64_get(&s->stale) : 0;
-}
-
-static bool migrate_page_map(void)
-{
-    return migrate_get_current()->capabilities[
-        MIGRATION_CAPABILITY_X_PAGE_MAP];
-}
-
-bool page_map_return_path(QEMUFile *to_dst)
-{
-    Object *ioc;
-
-    if (!migrate_page_map() || !page_map_enabled()) {
-        return false;
-    }
-    /*
-     * A pipe or a file may lead to nobody who answers; and with TLS, what is
-     * done for two threads on one session depends on that capability.
-     */
-    ioc = OBJECT(qemu_file_get_ioc(to_dst));
-    return object_dynamic_cast(ioc, TYPE_QIO_CHANNEL_SOCKET);
-}
-
-static bool is_active(void *opaque)
-{
-    MigrationState *s = migrate_get_current();
-
-    /*
-     * Decided once, at setup: an object that comes or goes later changes
-     * nothing.  savevm and files have no return path.
-     */
-    if (src.active) {
-        return !src.ended;
-    }
-    return (s->state == MIGRATION_STATUS_SETUP &&
-            migrate_page_map() && page_map_enabled() &&
-            s->rp_state.rp_thread_created &&
-            qemu_target_page_size() == PM_PAGE_SIZE);
 }
 
 static PmFound find(void *opaque, uint16_t block, uint32_t page,
@@ -228,7 +141,7 @@ static int block_number(RAMBlock *rb)
     return number;
 }
 
-static int save_setup(QEMUFile *f, void *opaque, Error **errp)
+static int save_setup(QEMUFile *f, Error **errp)
 {
     PmHello hello = { .version = PM_WIRE_VERSION, .page_size = PM_PAGE_SIZE };
     RAMBlock *rb;
@@ -256,9 +169,6 @@ static int save_setup(QEMUFile *f, void *opaque, Error **errp)
     src.throttle_bytes = 0;
     src.link_bytes = 0;
     memset(&src.pace, 0, sizeof(src.pace));
-    memset(&src.stats, 0, sizeof(src.stats));
-    src.stale_before = stale_count();
-    src.have_stats = true;
     WITH_QEMU_LOCK_GUARD(&src.lock) {
         src.listening = true;
         src.woken = false;
@@ -278,14 +188,13 @@ static int save_setup(QEMUFile *f, void *opaque, Error **errp)
     return 0;
 }
 
-static void save_cleanup(void *opaque)
+static void save_cleanup(void)
 {
     PmVerdict *v;
 
     if (!src.active) {
         return;
     }
-    src.stats.stale = MAX(stale_count(), src.stale_before) - src.stale_before;
     src.throttle_bytes = 0;
     src.active = false;
     WITH_QEMU_LOCK_GUARD(&src.lock) {
@@ -305,7 +214,7 @@ static void save_cleanup(void *opaque)
     g_clear_pointer(&src.named, g_free);
 }
 
-bool page_map_save_page(RAMBlock *rb, unsigned long page, bool last_stage)
+static bool save_page(RAMBlock *rb, unsigned long page, bool last_stage)
 {
     const uint8_t *host = rb->host + ((ram_addr_t)page << PM_PAGE_BITS);
     PageMapPlace place;
@@ -360,10 +269,9 @@ uint64_t page_map_take_placed(void)
     return bytes;
 }
 
-bool page_map_can_switchover(void)
+static bool can_switchover(void)
 {
-    return !src.active || src.ended ||
-           (!pm_queue_queued(src.queue) && !pm_queue_in_flight(src.queue) &&
+    return (!pm_queue_queued(src.queue) && !pm_queue_in_flight(src.queue) &&
             !src.devices.n_asked);
 }
 
@@ -379,15 +287,15 @@ static bool batch_verdict(const PmRp *rp, int64_t arrived, Error **errp)
                    b ? b->n : 0);
         return false;
     }
-    src.stats.fetched_bytes += rp->bytes;
-    src.stats.fetch_requests += rp->requests;
+    pm_stats.fetched_bytes += rp->bytes;
+    pm_stats.fetch_requests += rp->requests;
     for (unsigned i = 0; i < b->n; i++) {
         const PmQueued *p = &b->page[i];
         RAMBlock *rb = g_ptr_array_index(src.blocks, p->block);
         bool placed = rp->placed[i >> 3] & (1 << (i & 7));
 
         if (placed) {
-            src.stats.mapped_pages++;
+            pm_stats.mapped_pages++;
             placed_bytes += PM_PAGE_SIZE;
         } else {
             PageMapPlace place = {
@@ -395,7 +303,7 @@ static bool batch_verdict(const PmRp *rp, int64_t arrived, Error **errp)
                 .offset = p->offset,
             };
 
-            src.stats.nacked++;
+            pm_stats.nacked++;
             page_map_forget(rb->offset +
                             ((ram_addr_t)p->page << PM_PAGE_BITS), &place);
         }
@@ -454,9 +362,8 @@ static bool take_verdicts(int wait_ms, Error **errp)
 /* The messages of one batch: the pages are sorted by device and offset */
 static void put_batch(const PmQueued *page, size_t n)
 {
-    g_autofree PmRun *run = g_new(PmRun, 1);
+    g_autofree PmFetch *record = g_new(PmFetch, n);
     PmSrcBatch *b = g_malloc(sizeof(*b) + n * sizeof(*page));
-    PmCommit commit = { .batch = src.next_batch, .n = n };
 
     b->sent = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     b->n = n;
@@ -466,35 +373,17 @@ static void put_batch(const PmQueued *page, size_t n)
         RAMBlock *rb = g_ptr_array_index(src.blocks, p->block);
 
         if (!test_and_set_bit(p->block, src.named)) {
-            PmBlockName name = { .number = p->block };
-
-            pstrcpy(name.name, sizeof(name.name), rb->idstr);
-            pm_put_block(src.out, &name);
+            pm_put_block_named(src.out, p->block, rb->idstr);
         }
+        record[i] = (PmFetch) {
+            .offset = p->offset, .page = p->page, .block = p->block,
+            .device = p->device,
+        };
+        /* Its dirty bit was cleared before it was queued (M2). */
+        pm_tag(&src.key, rb->host + ((ram_addr_t)p->page << PM_PAGE_BITS),
+               &record[i].tag);
     }
-    for (size_t i = 0; i < n; ) {
-        run->batch = src.next_batch;
-        run->device = page[i].device;
-        run->offset = page[i].offset;
-        run->n = 0;
-        do {
-            const PmQueued *p = &page[i];
-            RAMBlock *rb = g_ptr_array_index(src.blocks, p->block);
-            PmRunPage *to = &run->pages[run->n++];
-
-            to->block = p->block;
-            to->page = p->page;
-            /* Its dirty bit was cleared before it was queued (M2). */
-            pm_tag(&src.key, rb->host + ((ram_addr_t)p->page << PM_PAGE_BITS),
-                   &to->tag);
-            i++;
-        } while (i < n && run->n < PM_MAX_RUN &&
-                 page[i].device == run->device &&
-                 page[i].offset == run->offset +
-                                   (uint64_t)run->n * PM_PAGE_SIZE);
-        pm_put_run(src.out, run);
-    }
-    pm_put_commit(src.out, &commit);
+    pm_put_records(src.out, src.next_batch, record, n);
     g_hash_table_insert(src.batches, GUINT_TO_POINTER(src.next_batch), b);
     /* 0 is no number: 2^32 batches are 2^43 bytes at least. */
     src.next_batch = src.next_batch == UINT32_MAX ? 1 : src.next_batch + 1;
@@ -503,7 +392,7 @@ static void put_batch(const PmQueued *page, size_t n)
 static void put_out(QEMUFile *f)
 {
     if (src.out->len) {
-        src.stats.wire_bytes += src.out->len;
+        pm_stats.wire_bytes += src.out->len;
         qemu_put_buffer(f, src.out->data, src.out->len);
         g_byte_array_set_size(src.out, 0);
     }
@@ -567,7 +456,7 @@ static void balance(uint64_t ram_left)
     }
 }
 
-static int save_iterate(QEMUFile *f, void *opaque)
+static int save_iterate(QEMUFile *f)
 {
     MigrationState *s = migrate_get_current();
     g_autoptr(Error) err = NULL;
@@ -623,7 +512,7 @@ static int save_iterate(QEMUFile *f, void *opaque)
      * Nothing to do but to wait?  RAM comes after this section; while it
      * has something to send, that is where the time is spent.
      */
-    if (!page_map_can_switchover() &&
+    if (!can_switchover() &&
         (src.draining || ram_bytes_remaining() <= IDLE_BYTES)) {
         wait_ms = WAIT_MS;
     }
@@ -631,16 +520,16 @@ static int save_iterate(QEMUFile *f, void *opaque)
         goto fail;
     }
     /* Without a reader of verdicts nothing would ever end. */
-    return migrate_has_error(s) ? -EIO : page_map_can_switchover();
+    return migrate_has_error(s) ? -EIO : can_switchover();
 
 fail:
     migrate_set_error(s, err);
     return -EINVAL;
 }
 
-static int save_complete(QEMUFile *f, void *opaque)
+static int save_complete(QEMUFile *f)
 {
-    if (!page_map_can_switchover()) {
+    if (!can_switchover()) {
         error_report("page-map: the guest was stopped with pages in flight");
         return -EINVAL;
     }
@@ -651,11 +540,10 @@ static int save_complete(QEMUFile *f, void *opaque)
     return 0;
 }
 
-static void pending(void *opaque, uint64_t *must_precopy,
-                    uint64_t *can_postcopy)
+static uint64_t pending(void)
 {
-    *must_precopy += (pm_queue_queued(src.queue) +
-                      pm_queue_in_flight(src.queue)) << PM_PAGE_BITS;
+    return (pm_queue_queued(src.queue) +
+            pm_queue_in_flight(src.queue)) << PM_PAGE_BITS;
 }
 
 bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp)
@@ -679,36 +567,14 @@ bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp)
     return true;
 }
 
-MigrationPageMapStats *page_map_stats(void)
-{
-    MigrationPageMapStats *s;
-    uint64_t content;
-
-    if (!src.have_stats) {
-        return NULL;
-    }
-    if (src.active) {
-        /* Another object than that of the beginning counts from 0. */
-        src.stats.stale = MAX(stale_count(), src.stale_before) -
-                          src.stale_before;
-    }
-    s = QAPI_CLONE(MigrationPageMapStats, &src.stats);
-    content = s->mapped_pages << PM_PAGE_BITS;
-    s->mapped_bytes = content;
-    s->wire_bytes_saved = content > s->wire_bytes ? content - s->wire_bytes : 0;
-    return s;
-}
-
-const SaveVMHandlers page_map_handlers = {
-    .is_active = is_active,
-    .save_setup = save_setup,
-    .save_cleanup = save_cleanup,
-    .save_live_iterate = save_iterate,
-    .PAGE_MAP_SAVE_COMPLETE = save_complete,
-    .state_pending_estimate = pending,
-    .state_pending_exact = pending,
-    .load_state = pm_dst_load_state,
-    .load_cleanup = pm_dst_load_cleanup,
+const PmSaver pm_live_saver = {
+    .setup = save_setup,
+    .cleanup = save_cleanup,
+    .iterate = save_iterate,
+    .complete = save_complete,
+    .pending = pending,
+    .save_page = save_page,
+    .can_switchover = can_switchover,
 };
 
 void page_map_mig_init(void)

@@ -43,6 +43,16 @@ typedef struct PmSrcDevices {
 } PmSrcDevices;
 
 /*
+ * pm_src_next_disk: a disk of the guest's that the map may name
+ *
+ * @blk: the one before; NULL to begin
+ * @d: its number, length and id
+ *
+ * BQL.  NULL if there is no other.
+ */
+BlockBackend *pm_src_next_disk(BlockBackend *blk, PmDevice *d);
+
+/*
  * pm_src_devices_start: find the guest's disks, begin to flush each and to read
  * probes
  *

@@ -32,6 +32,7 @@ static const char *const names[] = {
     [PM_MSG_RUN] = "RUN",
     [PM_MSG_COMMIT] = "COMMIT",
     [PM_MSG_FINISH] = "FINISH",
+    [PM_MSG_SNAPSHOT] = "SNAPSHOT",
 };
 
 /* Writers */
@@ -158,9 +159,28 @@ void pm_put_finish(GByteArray *out)
     put_header(out, PM_MSG_FINISH, 0);
 }
 
+void pm_put_snapshot(GByteArray *out)
+{
+    put_header(out, PM_MSG_SNAPSHOT, 0);
+}
+
 void pm_put_end(GByteArray *out)
 {
     put_header(out, PM_MSG_END, 0);
+}
+
+char *pm_device_name(const char *id)
+{
+    static const char before[] = "/machine/peripheral/";
+    const char *end;
+
+    if (!g_str_has_prefix(id, before)) {
+        return g_strdup(id);
+    }
+    id += strlen(before);
+    end = strchr(id, '/');
+    return !end || !strcmp(end, "/virtio-backend") ?
+           g_strndup(id, end ? end - id : strlen(id)) : g_strdup(id);
 }
 
 /* Readers */
@@ -181,7 +201,7 @@ bool pm_get_header(const uint8_t *buf, PmMsgType *type, uint32_t *len,
                    " bytes, more than %d", names[t], n, PM_MAX_BODY);
         return false;
     }
-    if (n && (t == PM_MSG_END || t == PM_MSG_FINISH)) {
+    if (n && (t == PM_MSG_END || t == PM_MSG_FINISH || t == PM_MSG_SNAPSHOT)) {
         error_setg(errp, "page map: protocol error: %s with a body of %" PRIu32
                    " bytes where none is allowed", names[t], n);
         return false;

@@ -33,6 +33,7 @@ typedef enum PmMsgType {
     PM_MSG_RUN = 4,
     PM_MSG_COMMIT = 5,
     PM_MSG_FINISH = 6,
+    PM_MSG_SNAPSHOT = 7,
 } PmMsgType;
 
 typedef enum PmDeviceVerdict {
@@ -98,6 +99,7 @@ void pm_put_block(GByteArray *out, const PmBlockName *m);
 void pm_put_run(GByteArray *out, const PmRun *m);
 void pm_put_commit(GByteArray *out, const PmCommit *m);
 void pm_put_finish(GByteArray *out);
+void pm_put_snapshot(GByteArray *out);
 void pm_put_end(GByteArray *out);
 
 /*
@@ -105,8 +107,8 @@ void pm_put_end(GByteArray *out);
  *
  * @buf: PM_HEADER_SIZE bytes
  *
- * False with @errp set: unknown type, a body longer than PM_MAX_BODY, or END
- * or FINISH with a body.
+ * False with @errp set: unknown type, a body longer than PM_MAX_BODY, or END,
+ * FINISH or SNAPSHOT with a body.
  */
 bool pm_get_header(const uint8_t *buf, PmMsgType *type, uint32_t *len,
                    Error **errp);
@@ -124,6 +126,14 @@ bool pm_get_block(const uint8_t *buf, size_t len, PmBlockName *m,
                   Error **errp);
 bool pm_get_run(const uint8_t *buf, size_t len, PmRun *m, Error **errp);
 bool pm_get_commit(const uint8_t *buf, size_t len, PmCommit *m, Error **errp);
+
+/*
+ * pm_device_name: of a device's id what the user has given with id=
+ *
+ * An id may be a path in the QOM tree: what has the disk of a virtio-blk-pci
+ * is a part of it.  To be freed by the caller.
+ */
+char *pm_device_name(const char *id);
 
 /* The return path */
 

@@ -77,6 +77,9 @@ static bool read_write(PmMsgType type, const uint8_t *buf, size_t len,
     case PM_MSG_FINISH:
         pm_put_finish(out);
         return true;
+    case PM_MSG_SNAPSHOT:
+        pm_put_snapshot(out);
+        return true;
     case PM_MSG_END:
         pm_put_end(out);
         return true;
@@ -143,14 +146,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += sizeof(head);
         size -= sizeof(head);
         if (repair) {
-            stw_be_p(head, lduw_be_p(head) % (PM_MSG_FINISH + 1));
+            stw_be_p(head, lduw_be_p(head) % (PM_MSG_SNAPSHOT + 1));
             stl_be_p(head + 2, MIN(ldl_be_p(head + 2), size));
         }
         if (!pm_get_header(head, &type, &len, &err)) {
             check_error(err);
             return 0;
         }
-        if (len > PM_MAX_BODY || type > PM_MSG_FINISH) {
+        if (len > PM_MAX_BODY || type > PM_MSG_SNAPSHOT) {
             abort();
         }
         if (len > size) {

@@ -325,12 +325,31 @@ static void test_truncated(void)
     }
 }
 
+static void test_device_name(void)
+{
+    static const char *const names[][2] = {
+        { "disk0", "disk0" },
+        { "/machine/peripheral/disk0", "disk0" },
+        { "/machine/peripheral/disk0/virtio-backend", "disk0" },
+        { "/machine/peripheral/hba/lun", "hba/lun" },
+        { "/machine/unattached/device[3]", "/machine/unattached/device[3]" },
+        { "", "" },
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(names); i++) {
+        g_autofree char *name = pm_device_name(names[i][0]);
+
+        g_assert_cmpstr(name, ==, names[i][1]);
+    }
+}
+
 static void test_header(void)
 {
     uint8_t buf[PM_HEADER_SIZE];
 
     for (unsigned type = 0; type < 65536; type++) {
-        bool empty = type == PM_MSG_END || type == PM_MSG_FINISH;
+        bool empty = type == PM_MSG_END || type == PM_MSG_FINISH ||
+                     type == PM_MSG_SNAPSHOT;
         uint32_t lens[] = { 0, 1, PM_MAX_BODY, PM_MAX_BODY + 1, UINT32_MAX };
 
         for (int i = 0; i < ARRAY_SIZE(lens); i++) {
@@ -341,14 +360,14 @@ static void test_header(void)
             stw_be_p(buf, type);
             stl_be_p(buf + 2, lens[i]);
             if (pm_get_header(buf, &t, &len, &err)) {
-                g_assert_cmpuint(type, <=, PM_MSG_FINISH);
+                g_assert_cmpuint(type, <=, PM_MSG_SNAPSHOT);
                 g_assert_cmpuint(lens[i], <=, empty ? 0 : PM_MAX_BODY);
                 g_assert_cmpuint(t, ==, type);
                 g_assert_cmpuint(len, ==, lens[i]);
             } else {
-                g_assert_true(type > PM_MSG_FINISH || lens[i] > PM_MAX_BODY ||
+                g_assert_true(type > PM_MSG_SNAPSHOT || lens[i] > PM_MAX_BODY ||
                               (empty && lens[i]));
-                refused(err, type > PM_MSG_FINISH ? "unknown message type" :
+                refused(err, type > PM_MSG_SNAPSHOT ? "unknown message type" :
                              "with a body of");
             }
         }
@@ -579,6 +598,7 @@ int main(int argc, char **argv)
     g_test_add_func("/page-map/wire/fields", test_fields);
     g_test_add_func("/page-map/wire/truncated", test_truncated);
     g_test_add_func("/page-map/wire/header", test_header);
+    g_test_add_func("/page-map/wire/device-name", test_device_name);
     g_test_add_func("/page-map/wire/bounds", test_bounds);
     g_test_add_func("/page-map/wire/return-path", test_rp);
     g_test_add_func("/page-map/wire/return-path-bounds", test_rp_bounds);
