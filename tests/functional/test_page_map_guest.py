@@ -435,7 +435,7 @@ class Refused(PageMapTest):
         if not self.map_on:
             self.skipTest('PAGE_MAP=0')
         q = self.guest('q', [self.image()]).start()
-        for cap in ('xbzrle', 'mapped-ram', 'background-snapshot', 'x-colo',
+        for cap in ('xbzrle', 'background-snapshot', 'x-colo',
                     'x-ignore-shared', 'rdma-pin-all'):
             for order in (('x-page-map', cap), (cap, 'x-page-map')):
                 with self.subTest(cap=cap, order=order):
