@@ -99,7 +99,7 @@ uint64_t page_map_take_placed(void);
  */
 bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp);
 
-/* page_map_stats: of the last migration that had a page map; or NULL.  BQL */
+/* page_map_stats: of the last migration, if it had a page map.  BQL */
 MigrationPageMapStats *page_map_stats(void);
 
 /* What the hooks provide */

@@ -127,8 +127,7 @@ static const PmSaver *choose(MigrationState *s)
 {
     QIOChannel *ioc;
 
-    if (s->state != MIGRATION_STATUS_SETUP || !s->to_dst_file ||
-        !migrate_page_map() || !page_map_enabled() ||
+    if (!s->to_dst_file || !migrate_page_map() || !page_map_enabled() ||
         qemu_target_page_size() != PM_PAGE_SIZE) {
         return NULL;
     }
@@ -144,8 +143,17 @@ static const PmSaver *choose(MigrationState *s)
  */
 static bool is_active(void *opaque)
 {
-    return section.saver ? !section.ended
-                         : !!choose(migrate_get_current());
+    MigrationState *s = migrate_get_current();
+
+    if (section.saver) {
+        return !section.ended;
+    }
+    if (s->state != MIGRATION_STATUS_SETUP) {
+        return false;
+    }
+    /* Until save_setup() they would be those of an earlier migration. */
+    section.have_stats = false;
+    return choose(s);
 }
 
 static uint64_t stale_count(void)
