@@ -77,6 +77,23 @@ class Linux(TestCase):
 
         g.sh('directread -n 16 /dev/vda /mnt/copy')
         self.assertEqual(g.sh('cmp /dev/vda /mnt/copy'), [])
+        self.check_lines(g)
+
+    def check_lines(self, g):
+        """
+        What a command leaves behind ends while the next line is under way; a
+        line that is damaged is noticed at once.
+        """
+        g.sh('sleep 1 < /dev/null & echo "while [ -d /proc/$! ] && '
+             '! grep -q State:.Z /proc/$!/status; do :; done; echo GONE" '
+             '> /tmp/watch; sh /tmp/watch < /dev/null &')
+        g.shell.send('not-a-number ec')
+        g.shell.wait_for('^GONE$', 30)
+        g.shell.send('ho whole\n')
+        g.shell.wait_for('^whole$', 30)
+        with self.assertRaisesRegex(AssertionError, 'had another line'):
+            started = g.begin('true')
+            g.finish((started[0] + 1, 0, 'what is waited for'), 30)
 
     def test_modules(self):
         """Each group of modules can be loaded; the packed kernel boots."""

@@ -6,9 +6,12 @@ One thread reads all channels of the harness, so that no writer ever blocks
 on a full socket because a test looks elsewhere.
 """
 
+import contextlib
 import os
 import re
+import select
 import selectors
+import socket
 import threading
 import time
 
@@ -106,9 +109,19 @@ class Channel:
 
     # called by tests
 
-    def send(self, text):
+    def send(self, text, timeout=60):
+        """The other end must take it within the time."""
         data = text.encode() if isinstance(text, str) else text
-        self.sock.sendall(data)
+        end = time.monotonic() + scaled(timeout)
+        room = select.poll()
+        room.register(self.fd, select.POLLOUT)
+        while data:
+            if not room.poll(max(0, end - time.monotonic()) * 1000):
+                raise ChannelTimeout(f'{self.name}: nothing is taken within '
+                                     f'{scaled(timeout):g} s')
+            # The socket stays one that blocks: its reader counts on that.
+            with contextlib.suppress(BlockingIOError):
+                data = data[self.sock.send(data, socket.MSG_DONTWAIT):]
 
     def wait(self, predicate, timeout, what):
         """Wait until predicate() (run under the lock) is not None."""

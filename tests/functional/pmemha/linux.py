@@ -52,6 +52,9 @@ class LinuxGuest(Qemu):
         self.console = self.serial('console')
         self.shell = self.serial('shell')
         self.ids = itertools.count(1)
+        self.booted = False
+        self.begun = {}                 # number of a command: its first line
+        self.ended = {}                 # and of the line that says its end
         self.add('-cpu', cpu, '-no-reboot', '-kernel', kernel,
                  '-initrd', os.path.join(base, 'initramfs'),
                  '-append', f'{COMMAND_LINE} {append}'.strip())
@@ -70,7 +73,9 @@ class LinuxGuest(Qemu):
         return self
 
     def wait_ready(self, timeout=BOOT_TIMEOUT):
-        return self.shell.wait_for(r'^READY (.*)', timeout)[1]
+        release = self.shell.wait_for(r'^READY (.*)', timeout)[1]
+        self.booted = True
+        return release
 
     def begin(self, command):
         """Start a command; give what is returned to finish()."""
@@ -79,24 +84,42 @@ class LinuxGuest(Qemu):
             first = len(self.shell.lines)
             # wait_for() looks at what this command prints
             self.shell.cursor = first
+        self.begun[n] = first
         self.shell.send(f'{n} {command}\n')
         return n, first, command
 
     def finish(self, started, timeout=60):
         """(exit status, lines that it printed)"""
         n, first, command = started
-        pattern = re.compile(rf'^EXIT {n} (\d+)$')
 
         def look():
             for i in range(first, len(self.shell.lines)):
-                m = pattern.match(self.shell.lines[i][1])
-                if m:
+                text = self.shell.lines[i][1]
+                m = re.match(r'EXIT (\S+) (\d+)$', text)
+                if not m:
+                    continue
+                if m[1] == str(n):
                     self.shell.cursor = i + 1
-                    return int(m[1]), [t for _, t in
+                    self.ended[n] = i
+                    return int(m[2]), [t for _, t in
                                        self.shell.lines[first:i]]
+                self._check_end(m[1], i, command)
             return None
 
         return self.shell.wait(look, timeout, f'end of {command!r}')
+
+    def _check_end(self, n, at, command):
+        """The end of a command that nobody sent is a line that was damaged
+        on its way: the one that is waited for would never come.  A guest that
+        came by migration may have had commands before."""
+        n = int(n) if n.isdigit() else None
+        if not self.booted:
+            return
+        if n not in self.begun or at < self.begun[n] or \
+                self.ended.setdefault(n, at) != at:
+            raise AssertionError(
+                f'{self.name}: its shell had another line than {command!r}; '
+                f'{self.shell.tail()}')
 
     def sh(self, command, timeout=60, check=True):
         """Lines that a command printed; it must succeed unless check=False."""
