@@ -3,16 +3,16 @@
 
 import statistics
 
-OWN = ('ours', 'ours+multifd', 'ours, sample')
-AGAIN = 'stock again'
-# They throw away what others move.
-LOSING = ('drop caches', 'drop caches+hint')
+from .mapbars import (AGAIN, against_losing, cell, done, lines,
+                      move_bars, ratios, save_bars, wrong_memory)
+from .mappeers import OWN
 
-# Bars: most of what stock (bytes, downtime) or the best peer (time) needs
-LINK_BAR = 0.15
-TIME_BAR = 0.35
-DOWNTIME_BAR = 5                # ms more
-SLOWER_BAR = 0.02               # beyond the noise
+MOVE_HEAD = ('peer', 'link MB', 'storage MB', 'link x stock', 'total s',
+             'x stock', 'downtime ms', 'setup ms', 'CPU s source',
+             'CPU s destination', 're-read s', 'page map', 'bars')
+SAVE_HEAD = ('peer', 'allocated MB', 'x stock', 'save s', 'VM paused ms',
+             'saved: written MB', 'read MB', 'CPU s', 'restore s',
+             'restored: read MB', 'CPU s', 'bars')
 
 
 def spread(values, digits=0):
@@ -27,18 +27,12 @@ def spread(values, digits=0):
 
 
 def column(runs, key, scale=1):
-    return [r[key] / scale if key in r and r['finished'] else None
-            for r in runs]
-
-
-def ratios(runs, base, key):
-    """Of each round"""
-    return [a[key] / b[key] for a, b in zip(runs, base)
-            if a['finished'] and b['finished']]
+    return [r[key] / scale for r in done(runs) if key in r]
 
 
 def map_text(runs):
-    last = [r['info']['page-map'] for r in runs if 'page-map' in r['info']]
+    last = [r['info']['page-map'] for r in runs
+            if 'page-map' in r.get('info', ())]
     if not last:
         return '-'
 
@@ -49,103 +43,130 @@ def map_text(runs):
             f"{of('stale')} stale, {of('fetch-requests')} reads")
 
 
-HEAD = ('peer', 'link MB', 'x stock', 'total s', 'x stock', 'downtime ms',
-        'setup ms', 'CPU s, both', 'storage MB', 're-read s', 'page map')
+def unfinished(runs, limit):
+    """What is said of rounds without figures, or ''"""
+    errors = sum('error' in r for r in runs)
+    endless = len(runs) - len(done(runs)) - errors
+    said = []
+    if endless:
+        said.append(f'{endless} of {len(runs)} did not finish in {limit} s')
+    if errors:
+        said.append(f'{errors} of {len(runs)} failed')
+    return ', '.join(said)
 
 
-def row(name, runs, stock, limit):
-    unfinished = sum(not r['finished'] for r in runs)
-    if unfinished == len(runs):
-        mb = spread([r['link-bytes'] / 1e6 for r in runs])
-        return (name, mb, '-', f'did not finish in {limit} s', '-',
-                *['-'] * 5, map_text(runs))
-    cpu = [(r['cpu-ms-source'] + r['cpu-ms-destination']) / 1000
-           for r in runs if r['finished']]
-    note = f' ({unfinished} did not finish)' if unfinished else ''
-    return (name, spread(column(runs, 'link-bytes', 1e6)),
+def text_of(time, note):
+    if time == '-':
+        return note or '-'
+    return f'{time} ({note})' if note else time
+
+
+def move_row(name, found, limit, claims):
+    runs, stock = found[name], found['stock']
+    # Bytes also of one that did not finish: they were on the link.
+    counted = done(runs) or [r for r in runs if 'error' not in r]
+    return (name, spread([r['link-bytes'] / 1e6 for r in counted]),
+            spread([r['storage-bytes'] / 1e6 for r in counted
+                    if 'storage-bytes' in r]),
             spread(ratios(runs, stock, 'link-bytes'), 3),
-            spread(column(runs, 'total-time-ms', 1000), 2) + note,
+            text_of(spread(column(runs, 'total-time-ms', 1000), 2),
+                    unfinished(runs, limit)),
             spread(ratios(runs, stock, 'total-time-ms'), 3),
             spread(column(runs, 'downtime-ms')),
-            spread(column(runs, 'setup-time-ms')), spread(cpu, 2),
-            spread(column(runs, 'storage-bytes', 1e6)),
-            spread(column(runs, 'reread-s'), 2), map_text(runs))
+            spread(column(runs, 'setup-time-ms')),
+            spread([r['cpu-ms-source'] / 1000 for r in counted], 2),
+            spread([r['cpu-ms-destination'] / 1000 for r in counted], 2),
+            spread(column(runs, 'reread-s'), 2), map_text(runs),
+            cell(move_bars(name, found, claims)))
 
 
-def median(runs, key):
-    values = [r[key] for r in runs if r['finished']]
-    return statistics.median(values) if values else None
+def save_row(name, found, limit, claims):
+    runs = found[name]
+    stock = found.get(name.replace('ours, ', ''), [])
+    return (name, spread(column(runs, 'allocated-bytes', 1e6)),
+            spread(ratios(runs, stock, 'allocated-bytes'), 3),
+            text_of(spread(column(runs, 'save-s'), 2),
+                    unfinished(runs, limit)),
+            spread(column(runs, 'pause-ms')),
+            spread(column(runs, 'save-written-bytes', 1e6)),
+            spread(column(runs, 'save-read-bytes', 1e6)),
+            spread(column(runs, 'save-cpu-ms', 1000), 2),
+            spread(column(runs, 'restore-s'), 2),
+            spread(column(runs, 'restore-read-bytes', 1e6)),
+            spread(column(runs, 'restore-cpu-ms', 1000), 2),
+            cell(save_bars(name, found, claims)))
 
 
-def bar(text, value, most, digits=3):
-    return (f'- {text}: {value:.{digits}f}, allowed {most:.{digits}f}: '
-            f"{'met' if value <= most else 'MISSED'}")
+def grid(head, rows):
+    yield '| ' + ' | '.join(head) + ' |'
+    yield '|' + ' --- |' * len(head)
+    for row in rows:
+        yield '| ' + ' | '.join(row) + ' |'
 
 
-def bars(workload, found, fast):
-    """Lines about 'ours'; fast: the storage is no limit"""
-    ours, stock = found.get('ours'), found.get('stock')
-    if not ours or not stock:
-        return
-    if not all(r['finished'] for r in ours):
-        yield '- ours finishes: MISSED'
-        return
-    if not any(r['finished'] for r in stock):
-        yield '- ours finishes, stock does not: met'
-        return
-    time = statistics.median(ratios(ours, stock, 'total-time-ms'))
-    if AGAIN in found:
-        same = ratios(found[AGAIN], stock, 'total-time-ms')
-        noise = max(max(r, 1 / r) for r in same)
-        yield bar('total time, x stock (A/A maximum + 2 %)', time,
-                  noise + SLOWER_BAR)
-    yield bar('downtime, ms more than stock',
-              median(ours, 'downtime-ms') - median(stock, 'downtime-ms'),
-              DOWNTIME_BAR, 0)
-    if workload.name != 'W1' or not fast:
-        return
-    yield bar('bytes on the link, x stock', statistics.median(
-        ratios(ours, stock, 'link-bytes')), LINK_BAR)
-    times = {n: median(r, 'total-time-ms') for n, r in found.items()
-             if n not in OWN}
-    times = {n: t for n, t in times.items() if t}
-    own = median(ours, 'total-time-ms')
-    best = min((n for n in times if n not in LOSING), key=times.get)
-    yield bar(f'total time, x the best peer that keeps the page cache ({best})',
-              own / times[best], TIME_BAR)
-    for n in sorted(set(times) & set(LOSING)):
-        yield (f'- total time, x {n}: {own / times[n]:.3f}; with the next '
-               'reading of the files: %.3f' %
-               ((own / 1000 + median(ours, 'reread-s')) /
-                (times[n] / 1000 + median(found[n], 'reread-s'))))
+def not_measured(head, refused):
+    """Rows of peers that this build has not, or that there was no time for"""
+    for name, why in refused.items():
+        yield name, why, *['-'] * (len(head) - 2)
 
 
-def table(workload, found, refused, fast=True):
-    """Lines of one workload; found: {peer: [figures of each round]}"""
-    n = max(len(r) for r in found.values())
-    yield f'## {workload.name}: {workload.what}'
-    yield ''
-    yield f'Median of {n} rounds (min to max)'
-    yield ''
-    yield '| ' + ' | '.join(HEAD) + ' |'
-    yield '|' + ' --- |' * len(HEAD)
+def memory_line(found):
+    wrong = sum(wrong_memory(runs) for runs in found.values())
+    compared = sum('same-memory' in r for runs in found.values() for r in runs)
+    if wrong:
+        who = ', '.join(n for n, runs in found.items() if wrong_memory(runs))
+        return (f'All RAM of both sides by SHA-256: {compared} compared, '
+                f'{wrong} DIFFER ({who})')
+    return (f'All RAM of both sides is equal by SHA-256 in each of {compared} '
+            'comparisons.')
+
+
+def failures(found):
     for name, runs in found.items():
-        yield '| ' + ' | '.join(row(name, runs, found['stock'],
-                                    workload.limit)) + ' |'
+        for error in sorted({r['error'] for r in runs if 'error' in r}):
+            yield f'Failed: {name}: {error.splitlines()[0][:300]}'
+
+
+def table(workload, found, refused, part=None, claims=False, saved=False):
+    """Lines of one workload; refused: {peer: why it has no figures}"""
+    found = {n: runs for n, runs in found.items() if runs}
+    n = max((len(r) for r in found.values()), default=0)
+    head = SAVE_HEAD if saved else MOVE_HEAD
+    yield f"## {workload.name}{f', {part}' if part else ''}: {workload.what}"
     yield ''
+    if n:
+        yield ('1 round' if n == 1 else
+               f'Median of {n} rounds (minimum to maximum)')
+        yield ''
+    rows = [save_row(name, found, workload.limit, claims) if saved else
+            move_row(name, found, workload.limit, claims) for name in found]
+    yield from grid(head, [*rows, *not_measured(head, refused)])
+    yield ''
+    if not n:
+        return
     if AGAIN in found:
         yield 'A/A of stock: time x ' + spread(ratios(
             found[AGAIN], found['stock'], 'total-time-ms'), 3) + \
             ', bytes x ' + spread(ratios(found[AGAIN], found['stock'],
                                          'link-bytes'), 3)
-    for name, why in refused.items():
-        yield f'Not measured: {name}: {why}'
-    wrong = sum(not r.get('same-memory', True)
-                for runs in found.values() for r in runs)
-    compared = sum('same-memory' in r for runs in found.values() for r in runs)
-    yield (f'All RAM of source and destination by SHA-256: {compared} '
-           f'migrations compared, {wrong} DIFFER' if wrong else
-           f'All RAM of source and destination is equal by SHA-256 after '
-           f'each of {compared} migrations.')
+    yield memory_line(found)
+    yield from failures(found)
     yield ''
-    yield from bars(workload, found, fast)
+    for name in found:
+        yield from lines(name, (save_bars if saved else move_bars)(
+            name, found, claims))
+    yield from (f'- {line}' for line in against_losing('ours', found))
+
+
+def losses(workload, found, part=None, claims=False, saved=False):
+    """Lines that say where ours is behind"""
+    found = {n: runs for n, runs in found.items() if runs}
+    if not found or not saved and 'stock' not in found:
+        return
+    for name in found:
+        if name not in OWN:
+            continue
+        for b in (save_bars if saved else move_bars)(name, found, claims):
+            if not b.met:
+                yield (f"- {workload.name}{f', {part}' if part else ''}, "
+                       f'{name}: {b.text}')

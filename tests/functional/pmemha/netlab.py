@@ -5,7 +5,9 @@ as long as its holder, a child of the harness: nothing is left behind.
 """
 
 import subprocess
+import sys
 
+from .paths import scaled
 from .process import Process
 
 BURST = 1 << 20                 # a segment of GSO has up to 64 KiB
@@ -52,7 +54,7 @@ class Namespace:
 
     def run(self, *argv):
         subprocess.run(self.command(*argv), check=True,
-                       stdin=subprocess.DEVNULL)
+                       stdin=subprocess.DEVNULL, timeout=scaled(20))
 
     def put(self, process):
         """A process that was not started yet will run here."""
@@ -73,11 +75,36 @@ class Namespace:
         self.holder.kill()
 
 
+# What a stream of TCP gets from a link, without QEMU: bytes to take, then one
+# back when all are there
+TAKE = """
+import socket, sys
+s = socket.create_server((sys.argv[1], 0))
+print(s.getsockname()[1], flush=True)
+c, _ = s.accept()
+buffer, left = bytearray(1 << 20), int(sys.argv[2])
+while left:
+    n = c.recv_into(buffer)
+    left -= n or left
+c.sendall(b'x')
+"""
+GIVE = """
+import socket, sys, time
+left, data = int(sys.argv[3]), bytes(1 << 20)
+started = time.monotonic()
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as s:
+    while left:
+        left -= s.send(data[:left])
+    s.recv(1)
+print(time.monotonic() - started, flush=True)
+"""
+
+
 class Link:
     """A pair of interfaces; `rate` (bits per second, 0: none) of each end"""
 
     def __init__(self, name, n, one, other, rate):
-        self.name, self.one, self.rate = name, one, rate
+        self.name, self.one, self.other, self.rate = name, one, other, 0
         one.run('ip', 'link', 'add', name, 'type', 'veth', 'peer', 'name',
                 name, 'netns', str(other.holder.pid))
         self.addresses = []
@@ -86,11 +113,40 @@ class Link:
             self.addresses.append(address)
             ns.run('ip', 'address', 'add', f'{address}/30', 'dev', name)
             ns.run('ip', 'link', 'set', name, 'up')
+        self.set_rate(rate)
+
+    def set_rate(self, rate):
+        for ns in (self.one, self.other):
             if rate:
-                ns.run('tc', 'qdisc', 'add', 'dev', name, 'root', 'tbf',
-                       'rate', f'{rate}bit', 'burst', str(BURST),
+                ns.run('tc', 'qdisc', 'replace', 'dev', self.name, 'root',
+                       'tbf', 'rate', f'{rate}bit', 'burst', str(BURST),
                        'latency', LATENCY)
+            elif self.rate:
+                ns.run('tc', 'qdisc', 'del', 'dev', self.name, 'root')
+        self.rate = rate
 
     def bytes(self):
         """Both directions together"""
         return sum(self.one.counters(self.name))
+
+    def carries(self, work):
+        """Bits per second of a second's stream from `one` to `other`"""
+        size = min(max(self.rate // 8, 8 << 20), 1 << 30)
+
+        def end(name, namespace, text, *args):
+            p = Process(work, f'{self.name}-{name}', [])
+            says, fd = p.pair('says')
+            p.argv += ['bash', '-c', f'exec "$@" >&{fd}', 'bash',
+                       sys.executable, '-c', text, *args]
+            namespace.put(p).start()
+            return p, says
+
+        taker, says = end('take', self.other, TAKE, self.addresses[1],
+                          str(size))
+        port = says.wait_for(r'^\d+$', 20)[0]
+        giver, says = end('give', self.one, GIVE, self.addresses[1], port,
+                          str(size))
+        seconds = float(says.wait_for(r'^[\d.]+$', 120)[0])
+        giver.kill()
+        taker.kill()
+        return size * 8 / seconds
