@@ -39,7 +39,7 @@ bench: need  ## measure against named peers, into build/bench
 	@tests/bench/page-map-idle
 	@tests/bench/fsync --baseline $(FIRST_SLICE)
 
-bench-page-map: need  ## migration by page map beside its peers (15 minutes)
+bench-page-map: need  ## migration by page map beside its peers (90 minutes)
 	@scripts/build >/dev/null
 	@scripts/build --stock qemu-system-x86_64 >/dev/null
 	@tests/bench/page-map
