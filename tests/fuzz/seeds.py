@@ -123,6 +123,7 @@ def page_map_seeds(directory):
         'run-large': run((1 << 63) - (1 << 20) - 512, 256),
         'commit': message(5, struct.pack('>IH', 1, 257)),
         'finish': message(6),
+        'snapshot': message(7),
     }
     for name, data in messages.items():
         for mode in (0, 1):

@@ -14,6 +14,7 @@ PROGRAMS = {
     'PMEMCTL': 'qemu-pmemctl',
     'QEMU_IMG': 'qemu-img',
     'QEMU_IO': 'qemu-io',
+    'PAGE_MAP_FLATTEN': 'qemu-page-map-flatten',
     'VHOST_USER_BLK': 'vhost-user-blk',
 }
 
