@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
 qemu-page-map-flatten: a file of a stopped guest without its page map is, byte
-for byte, what QEMU writes without one; QEMU restores it.  The files with a page
-map come from pmemha.mappedram, which shares no code with the program.
+for byte, what QEMU writes without one; QEMU restores it.  Most of the files with
+a page map come from pmemha.mappedram, which shares no code with the program;
+the others from QEMU.
 
     test_page_map_flatten.py [--seed N] [--rounds N] [PATTERN]
 """
@@ -17,7 +18,7 @@ from pmemha import NO_STOCK, main, program, skip_unless, stock_program
 from pmemha.mappedram import Disk, MappedRam, with_page_map
 from pmemha.migrate import set_caps
 from pmemha.options import option
-from pmemha.pagemap import MEMORY, MIB, PAGE, PageMapTest
+from pmemha.pagemap import MEMORY, MIB, OTHER, PAGE, SLOT, PageMapTest
 from pmemha.paths import scaled
 
 DIMM = 16                       # MiB
@@ -37,7 +38,9 @@ class FlattenTest(PageMapTest):
         self.disks = {}
         self.records = {}
         self.work.write('disk0.img', self.content)
-        self.add_disk(0x107, 'disk0', self.content)
+        # As QEMU names that of a virtio-blk-pci with id=disk0
+        self.add_disk(0x107, '/machine/peripheral/disk0/virtio-backend',
+                      self.content)
 
     def add_disk(self, number, name, content):
         d = self.disks[name] = Disk(number, name, content)
@@ -356,7 +359,7 @@ class Refused(FlattenTest):
         n = 0
         # In front of the first page, and behind the last one
         head = min(b.at for b in self.stock.blocks.values()) + 200
-        tail = data.index(b'disk0', head) - 40
+        tail = data.index(b'/machine/peripheral/disk0', head) - 40
         for _ in range(ROUNDS):
             places = [self.rng.choice((self.rng.randrange(head),
                                        self.rng.randrange(tail, len(data))))
@@ -375,6 +378,87 @@ class Refused(FlattenTest):
             self.patch(places, lambda at: data[at])
         self.diag(f'{n} of {ROUNDS} refused')
         self.assertGreater(n, 0)
+
+
+class Written(PageMapTest):
+    """Files that QEMU writes by itself"""
+
+    flatten, read = FlattenTest.flatten, FlattenTest.read
+    image = Flatten.image
+
+    def restore(self, disk, name, stock=False, multifd=False):
+        """By a QEMU that does not use the page map; its memory"""
+        q = self.qemu(name, machine='pc', accel='qtest', memory=f'{MEMORY}M',
+                      binary=stock_program('QEMU') if stock else None)
+        q.qtest()
+        q.add(*disk, '-device', 'virtio-blk-pci,drive=n0,id=disk0,'
+              f'share-rw=on,disable-legacy=on,addr={SLOT:#x}',
+              '-S', '-incoming', 'defer')
+        q.start()
+        set_caps(q, mapped_ram=True, events=True, multifd=multifd)
+        q.qmp.cmd('migrate-incoming', uri='file:flat.mig')
+        self.arrived(q)
+        found = self.digest(q)
+        q.kill()
+        return found
+
+    def whole(self, disk, *spec, multifd=False):
+        src = self.source(disk, caps={'mapped_ram': True, 'multifd': multifd})
+        pages = self.fill(src)
+        for n in range(200):
+            self.store(src, OTHER + n * PAGE)
+        src.qmp.cmd('stop')
+        want = self.digest(src)
+        self.begin(src, 'file:map.mig')
+        stats = self.end(src)
+        self.assertEqual(stats['mapped-pages'], len(pages))
+        text = self.flatten(*spec, '--check', 'map.mig')
+        self.assertIn(f'{len(pages)} pages of 1 disk', text)
+        self.flatten(*spec, 'map.mig', 'flat.mig')
+        # The same without a page map: header, blocks and pages are equal.
+        src.qmp.cmd('cont')
+        src.qmp.cmd('stop')
+        set_caps(src, x_page_map=False)
+        self.begin(src, 'file:stock.mig')
+        self.end(src)
+        flat, stock = (MappedRam(self.work.path(n))
+                       for n in ('flat.mig', 'stock.mig'))
+        self.assertTrue(flat.data[:flat.after_blocks] ==
+                        stock.data[:stock.after_blocks])
+        self.assertEqual(self.restore(disk, 'dst', multifd=multifd), want)
+        if stock_program('QEMU'):
+            self.assertEqual(self.restore(disk, 'stock', True, multifd), want)
+        else:
+            self.diag(NO_STOCK)
+        src.kill()
+
+    def test_raw(self):
+        for multifd in (False, True):
+            with self.subTest(multifd=multifd):
+                self.whole(self.raw(), '--disk', 'disk0=disk.img', '--force',
+                           multifd=multifd)
+
+    def test_qcow2_backing(self):
+        self.raw()
+        self.image('create', '-f', 'qcow2', '-b', 'disk.img', '-F', 'raw',
+                   'disk.qcow2')
+        self.whole(('-blockdev', 'driver=qcow2,node-name=n0,file.driver=file,'
+                    'file.locking=off,file.filename=disk.qcow2'),
+                   '--disk', 'disk0=disk.qcow2')
+
+    def test_luks(self):
+        self.raw()
+        secret = ('--object', 'secret,id=s0,data=abc123')
+        self.image('create', *secret, '-f', 'luks', '-o',
+                   'key-secret=s0,iter-time=10', 'disk.luks',
+                   str(len(self.content)))
+        self.image('convert', '-n', *secret, '-f', 'raw', 'disk.img',
+                   '--target-image-opts',
+                   'driver=luks,key-secret=s0,file.filename=disk.luks')
+        spec = ('driver=luks,key-secret=s0,file.driver=file,'
+                'file.locking=off,file.filename=disk.luks')
+        self.whole(('-object', secret[1], '-blockdev', f'node-name=n0,{spec}'),
+                   *secret, '--disk', f'disk0={spec}')
 
 
 if __name__ == '__main__':

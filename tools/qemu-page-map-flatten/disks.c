@@ -168,16 +168,17 @@ static bool check_probes(FlatDisks *d, const FlatDisk *k, const PmKey *key,
 bool flat_disks_device(FlatDisks *d, const PmKey *key, const PmDevice *dev,
                        Error **errp)
 {
-    FlatDisk *k = by_id(d, dev->id);
+    g_autofree char *name = pm_device_name(dev->id);
+    FlatDisk *k = by_id(d, dev->id) ?: by_id(d, name);
     int64_t length;
 
     if (!k) {
         error_setg(errp, "pages are on disk '%s' of 0x%" PRIx64 " bytes; name "
-                   "it with --disk %s=...", dev->id, dev->length, dev->id);
+                   "it with --disk %s=...", name, dev->length, name);
         return false;
     }
     if (k->used) {
-        error_setg(errp, "disk '%s' comes twice: the file is damaged", k->id);
+        error_setg(errp, "%s comes twice: the file is damaged", k->name);
         return false;
     }
     length = blk_getlength(k->blk);
