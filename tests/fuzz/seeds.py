@@ -5,11 +5,12 @@
 import os
 import struct
 import sys
+import tempfile
 import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, '..', 'functional'))
-from pmemha import wire    # noqa: E402
+from pmemha import mappedram, wire    # noqa: E402
 
 
 def save(directory, name, data):
@@ -142,7 +143,55 @@ def page_map_seeds(directory):
              bytes([(1 << (pages - 1) % 8)]) * ((pages + 7) // 8))
 
 
+def mapped_ram(configuration, blocks):
+    """A file as stock QEMU writes it, but for the distance of its pages"""
+    def section(kind, head, body):
+        return (bytes([kind]) + struct.pack('>I', 2) + head + body +
+                b'\x7e' + struct.pack('>I', 2))
+
+    def name(text):
+        return bytes([len(text)]) + text
+
+    out = struct.pack('>II', 0x5145564d, 3) + configuration
+    ram = struct.pack('>Q', sum(blocks.values()) * wire.PAGE | 4)
+    base = len(out) + 5 + 4 + 8
+    for block, pages in blocks.items():
+        ram += name(block) + struct.pack('>Q', pages * wire.PAGE)
+        bitmap = base + len(ram) + 28
+        at = (bitmap + 8 + wire.PAGE - 1) // wire.PAGE * wire.PAGE
+        ram += struct.pack('>IQQQ', 1, wire.PAGE, bitmap, at)
+        ram += struct.pack('<Q', (1 << pages) - 1)
+        ram += bytes(at - base - len(ram)) + b'\x21' * (pages * wire.PAGE)
+    eos = struct.pack('>Q', 0x10)
+    out += section(1, name(b'ram') + struct.pack('>II', 0, 4), ram + eos)
+    out += section(2, b'', eos) + b'\x08\0\x0b\0\0'
+    return out + section(3, b'', eos) + b'rest'
+
+
+def layout_seeds(directory):
+    caps = (b'\x05\x1aconfiguration/capabilities' +
+            struct.pack('>II', 1, 1) + b'\x0amapped-ram')
+    full = b'\x07' + struct.pack('>I', 2) + b'pc' + caps
+    disk = mappedram.Disk(7, 'disk0', b'\x21' * (64 * wire.PAGE))
+    os.makedirs(directory, exist_ok=True)
+    with tempfile.NamedTemporaryFile() as f:
+        for configuration in (b'', full):
+            f.seek(0)
+            f.truncate()
+            f.write(mapped_ram(configuration, {b'pc.ram': 2, b'm1': 1}))
+            f.flush()
+            stock = mappedram.MappedRam(f.name)
+            records = {('pc.ram', 0): (disk, 512), ('m1', 0): (disk, 0),
+                       ('pc.ram', 1): (disk, 512 + wire.PAGE)}
+            for n in range(4):
+                mappedram.with_page_map(
+                    stock, os.path.join(directory, '%d-%d' % (
+                        bool(configuration), n)),
+                    dict(list(records.items())[:n]))
+
+
 if __name__ == '__main__':
+    layout_seeds(os.path.join(sys.argv[1], 'page-map-layout'))
     page_map_seeds(os.path.join(sys.argv[1], 'page-map-wire'))
     wire_seeds(os.path.join(sys.argv[1], 'pmem-ha-wire'))
     journal_seeds(os.path.join(sys.argv[1], 'pmem-ha-journal'))
