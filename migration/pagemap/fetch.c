@@ -20,6 +20,7 @@
 #include "block/aio-wait.h"
 #include "block/aio.h"
 #include "block/block.h"
+#include "block/block_int.h"
 #include "migration/page-map.h"
 #include "qapi/error.h"
 #include "system/block-observer.h"
@@ -71,13 +72,36 @@ struct PmFetcher {
     int64_t busy_since;         /* ns; while there are unanswered jobs */
 };
 
+/*
+ * M8, S2: what is read through copy-on-read is written, unless the node is
+ * inactive.  Those of a snapshot are active, and those that are exported for a
+ * mirror.
+ */
+static bool copies_on_read(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    for (; bs; bs = bdrv_filter_or_cow_bs(bs)) {
+        if (qatomic_read(&bs->copy_on_read) ||
+            (bs->drv && !strcmp(bs->drv->format_name, "copy-on-read"))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool pm_disk_open(PmDisk *disk, BlockBackend *theirs)
 {
     BlockDriverState *bs = theirs ? blk_bs(theirs) : NULL;
     int64_t length;
 
     *disk = (PmDisk) { };
-    if (bs) {
+    disk->forbidden = bs && copies_on_read(bs);
+    if (bs && !disk->forbidden) {
+        /*
+         * No permission is needed to read, and none must be asked for: an
+         * export, which has the node already, shares what it likes.
+         */
         disk->blk = blk_new_with_bs(bs, 0, BLK_PERM_ALL, NULL);
     }
     if (!disk->blk) {
@@ -343,7 +367,8 @@ void pm_fetcher_device(PmFetcher *f, const PmDevice *d, const PmDisk *disk)
     new->f = f;
     new->d = g_memdup2(d, sizeof(*d));
     new->disk = *disk;
-    new->verdict = !disk->blk ? PM_DEV_ABSENT :
+    new->verdict = disk->forbidden ? PM_DEV_FORBIDDEN :
+                   !disk->blk ? PM_DEV_ABSENT :
                    disk->length != d->length ? PM_DEV_LENGTH : -1;
     f->devices[f->n_devices] = new;
     /* The fetching thread reads the array up to here. */

@@ -19,7 +19,8 @@ typedef struct PmFetcher PmFetcher;
 
 /* A disk that pages may be fetched from */
 typedef struct PmDisk {
-    BlockBackend *blk;          /* of our own, on the guest's node */
+    BlockBackend *blk;          /* of our own, on the guest's node; or NULL */
+    bool forbidden;             /* to read it would write to it */
     uint64_t length;
     uint16_t observer;          /* the number that this QEMU's map uses; or 0 */
 } PmDisk;
@@ -52,7 +53,11 @@ typedef struct PmFetchOps {
     void (*device)(PmFetcher *f, const PmDevice *d, PmDeviceVerdict verdict);
 } PmFetchOps;
 
-/* pm_disk_open: a device's disk; false if it has none.  BQL, no coroutine */
+/*
+ * pm_disk_open: a device's disk; false if it has none, or must not be read
+ *
+ * BQL, no coroutine.
+ */
 bool pm_disk_open(PmDisk *disk, BlockBackend *theirs);
 
 /* pm_fetcher_new: NULL with @errp set if there is no thread to be had.  BQL */

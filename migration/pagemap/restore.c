@@ -80,7 +80,8 @@ bool pm_restore_device(const PmDevice *d, int verdict, Error **errp)
         [PM_DEV_LENGTH] = "the disk has another length",
         [PM_DEV_CONTENT] = "the disk has other content",
         [PM_DEV_UNREADABLE] = "the disk can not be read",
-        [PM_DEV_FORBIDDEN] = "the disk may not be read",
+        [PM_DEV_FORBIDDEN] = "the disk is not read, as copy-on-read would"
+                             " write to it",
     };
 
     g_autofree char *name = pm_device_name(d->id);

@@ -426,6 +426,21 @@ class File(SnapshotTest):
         src.qmp.cmd('stop')
         self.assertEqual(self.save(src)['mapped-pages'], 0)
 
+    def test_copy_on_read(self):
+        """To compare, or to place, would write to it."""
+        self.raw()
+        disk = ('-blockdev', 'driver=copy-on-read,node-name=n0,file.driver='
+                'file,file.locking=off,file.filename=disk.img')
+        src, _ = self.stopped(disk)
+        self.assertEqual(self.save(src)['mapped-pages'], 0)
+        src.kill()
+        self.remove()
+        src, pages = self.stopped(self.raw())
+        self.assertEqual(self.save(src)['mapped-pages'], len(pages))
+        src.kill()
+        self.refuses(disk, "page-map: device 'disk0': the disk is not read, as"
+                           " copy-on-read would write to it")
+
     def test_removable_disk(self):
         self.raw()
         src = self.qemu('src', machine='pc', accel='qtest', memory='64M')
