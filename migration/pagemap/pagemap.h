@@ -99,8 +99,15 @@ uint64_t page_map_take_placed(void);
  */
 bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp);
 
-/* page_map_stats: of the last migration, if it had a page map.  BQL */
-MigrationPageMapStats *page_map_stats(void);
+/*
+ * page_map_fill_info: statistics of the last migration, if it had a page map
+ *
+ * @info: its other members are set.  While the migration goes on, memory that
+ *        is held remains to be transferred.
+ *
+ * BQL
+ */
+void page_map_fill_info(MigrationInfo *info);
 
 /* What the hooks provide */
 

@@ -21,7 +21,7 @@ typedef struct PmSaver {
     int (*iterate)(QEMUFile *f);
     /* complete: the end part; the guest is stopped */
     int (*complete)(QEMUFile *f);
-    /* pending: bytes of pages that are held */
+    /* pending: bytes of pages that are held; the BQL is enough, too */
     uint64_t (*pending)(void);
     /* save_page: page_map_save_page(), also after complete */
     bool (*save_page)(RAMBlock *rb, unsigned long page, bool last_stage);

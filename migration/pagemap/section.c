@@ -186,6 +186,7 @@ static void save_cleanup(void *opaque)
 {
     if (section.saver) {
         count_stale();
+        pm_stats.held_pages = 0;
         section.saver->cleanup();
         section.saver = NULL;
     }
@@ -225,22 +226,28 @@ bool page_map_omits(bool incoming)
     return incoming ? pm_dst_restores() : section.saver == &pm_snapshot_saver;
 }
 
-MigrationPageMapStats *page_map_stats(void)
+void page_map_fill_info(MigrationInfo *info)
 {
     MigrationPageMapStats *s;
     uint64_t content;
 
     if (!section.have_stats) {
-        return NULL;
+        return;
     }
     if (section.saver) {
+        uint64_t held = section.saver->pending();
+
         count_stale();
+        pm_stats.held_pages = held >> PM_PAGE_BITS;
+        if (info->ram) {
+            info->ram->remaining += held;
+        }
     }
     s = QAPI_CLONE(MigrationPageMapStats, &pm_stats);
     content = s->mapped_pages << PM_PAGE_BITS;
     s->mapped_bytes = content;
     s->wire_bytes_saved = content > s->wire_bytes ? content - s->wire_bytes : 0;
-    return s;
+    info->page_map = s;
 }
 
 const SaveVMHandlers page_map_handlers = {

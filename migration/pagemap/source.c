@@ -424,15 +424,20 @@ static void look_at_rates(uint64_t ram_left)
     src.link_bytes = sent;
 }
 
+/* Also asked for by monitors, between a setup that failed and the cleanup */
+static uint64_t pending(void)
+{
+    return src.active ? (pm_queue_queued(src.queue) +
+                         pm_queue_in_flight(src.queue)) << PM_PAGE_BITS : 0;
+}
+
 /* Whether the guest could be stopped if no page were held */
 static void look_at_draining(uint64_t ram_left)
 {
     MigrationState *s = migrate_get_current();
-    uint64_t held = (pm_queue_queued(src.queue) +
-                     pm_queue_in_flight(src.queue)) << PM_PAGE_BITS;
 
     src.draining = qatomic_read(&s->start_postcopy) ||
-                   ram_left + held < s->threshold_size;
+                   ram_left + pending() < s->threshold_size;
 }
 
 /* Pages that the link takes off the fetching way, when it has nothing to do */
@@ -538,12 +543,6 @@ static int save_complete(QEMUFile *f)
     pm_put_end(src.out);
     put_out(f);
     return 0;
-}
-
-static uint64_t pending(void)
-{
-    return (pm_queue_queued(src.queue) +
-            pm_queue_in_flight(src.queue)) << PM_PAGE_BITS;
 }
 
 bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp)

@@ -124,7 +124,7 @@ class Stale(FaultTest):
     def wait_sent(self, src):
         set_params(src, max_bandwidth=1 << 30)
         src.qmp.poll('query-migrate', lambda i: i['status'] != 'active' or
-                     i['ram']['remaining'] < MIB, scaled(30))
+                     self.link_has(i) < MIB, scaled(30))
         self.assertEqual(src.qmp.cmd('query-migrate')['status'], 'active')
 
 
@@ -315,7 +315,7 @@ class Stops(FaultTest):
             # All that is left is held; so little that the guest could stop.
             set_params(src, downtime_limit=60000, max_bandwidth=1 << 30)
             src.qmp.poll('query-migrate',
-                         lambda i: i['ram']['remaining'] < MIB, scaled(30))
+                         lambda i: self.link_has(i) < MIB, scaled(30))
         self.assertEqual(src.qmp.cmd('query-migrate')['status'], 'active')
         return dst
 

@@ -341,9 +341,14 @@ class Phases(PageMapTest):
         self.in_flight(downtime_limit=2000000)
         # It has looked at that some times: each adds to the stream.
         sent = self.src.qmp.cmd('query-migrate')['page-map']['wire-bytes']
-        self.src.qmp.poll('query-migrate', lambda i: i['ram']['remaining'] <
-                          64 * PAGE and i['page-map']['wire-bytes'] >
-                          sent + 60, 30)
+        info = self.src.qmp.poll('query-migrate', lambda i: (
+            i['ram']['remaining'] <
+            (64 + i['page-map']['held-pages']) * PAGE and
+            i['page-map']['wire-bytes'] > sent + 60), 30)
+        # A monitor sees that there is more to come.
+        self.assertGreater(info['page-map']['held-pages'], 0)
+        self.assertGreaterEqual(info['ram']['remaining'],
+                                info['page-map']['held-pages'] * PAGE)
         self.assertEqual(self.src.qmp.cmd('query-migrate')['status'],
                          'active')
         self.assertEqual(self.src.qmp.cmd('query-status')['status'],

@@ -118,19 +118,11 @@ def nbd_disk(path, export):
                 f'server.path={path},export={export}')
 
 
-class DiskGuest(BareMetal):
-    """The bare-metal guest with the workload disk; `ctl` is its serial port"""
-
-    def __init__(self, work, cmd, disks, name, ram, props='',
-                 device='disk', **kw):
-        self.ram = ram
-        self.first = 0                  # of what is compared, up to `ram`
-        super().__init__(work, f'workload=disk disks={len(disks)} {cmd}',
-                         name=name, machine=kw.pop('machine', 'q35'),
-                         memory=f'{self.ram // MIB}M', **kw)
-        self.ctl = self.serial('ctl')
-        for n, disk in enumerate(disks):
-            disk.add_to(self, n, props, device)
+class DiskTalk:
+    """
+    What a guest with the workload disk says and is told: channels `out`, and
+    `ctl`, its serial port
+    """
 
     def filled(self):
         """It has read its disks; number of pages"""
@@ -155,6 +147,21 @@ class DiskGuest(BareMetal):
         if bad or int(m[2]):
             raise AssertionError(f'{self.name}: {m[0]}: {bad[:8]}')
         return {'pages': int(m[1]), 'unknown': int(m[3])}
+
+
+class DiskGuest(DiskTalk, BareMetal):
+    """The bare-metal guest with the workload disk"""
+
+    def __init__(self, work, cmd, disks, name, ram, props='',
+                 device='disk', **kw):
+        self.ram = ram
+        self.first = 0                  # of what is compared, up to `ram`
+        super().__init__(work, f'workload=disk disks={len(disks)} {cmd}',
+                         name=name, machine=kw.pop('machine', 'q35'),
+                         memory=f'{self.ram // MIB}M', **kw)
+        self.ctl = self.serial('ctl')
+        for n, disk in enumerate(disks):
+            disk.add_to(self, n, props, device)
 
 
 class PageMapTest(TestCase):
@@ -229,6 +236,11 @@ class PageMapTest(TestCase):
         self.assertIn(info['status'], want.split('|'),
                       f'{info}\n{g.output()[-2000:]}')
         return info
+
+    def link_has(self, info):
+        """Bytes that are to be sent still, but for those that are held"""
+        held = info.get('page-map', {}).get('held-pages', 0)
+        return info['ram']['remaining'] - held * PAGE
 
     def stats(self, src):
         """The figures of the page map; zeroes if it was off"""
