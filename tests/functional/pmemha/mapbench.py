@@ -8,7 +8,7 @@ and each round finds the same guest.
 import time
 
 from .compare import cpu_ms
-from .maphosts import Hosts, linux, same_memory
+from .maphosts import Hosts, linux, same_memory, started
 from .paths import scaled, stock_program
 from .qmp import QmpError
 
@@ -50,8 +50,8 @@ class Lab(Hosts):
                 g.qmp.cmd('stop')
         g = self.sources.get(kind)
         if not g:
-            g = self._guest(f'src-{kind}', kind, True).boot()
-            self.sources[kind] = g
+            g = self.sources[kind] = self._guest(f'src-{kind}', kind, True)
+            g.boot()
             g.sh('mkdir -p /w; mount -o ro,noload /dev/vda /mnt && '
                  'mount /dev/vdb /w')
             if kind == 'hint':
@@ -72,7 +72,7 @@ class Lab(Hosts):
         g = self._guest(f'dst{self.n}', kind, False, overlay)
         if self.prealloc:
             g.add('-mem-prealloc')
-        return g.add('-S', '-incoming', 'defer').start()
+        return started(g.add('-S', '-incoming', 'defer'))
 
     def refused(self, peer):
         """Why this build cannot do it, None if it can"""
@@ -110,10 +110,10 @@ class Lab(Hosts):
 
     def _timed(self, src, dst, peer, uri, work):
         before = self._counters(src, dst)
-        started = time.monotonic()
+        began = time.monotonic()
         if peer.before:
             src.sh(peer.before)
-        prepared = time.monotonic() - started
+        prepared = time.monotonic() - began
         src.qmp.cmd('migrate', uri=uri)
         info = self._wait(src, peer, work)
         if info['status'] not in ENDED:
@@ -176,6 +176,6 @@ class Lab(Hosts):
     @staticmethod
     def _reread(g):
         g.qmp.cmd('cont')
-        started = time.monotonic()
+        began = time.monotonic()
         g.sh('cat /mnt/f* > /dev/null', 300)
-        return time.monotonic() - started
+        return time.monotonic() - began

@@ -91,6 +91,13 @@ def linux(work, name, kind, accel):
     return g
 
 
+def started(g):
+    """A guest that may have to get all its memory before it answers"""
+    g.start(negotiate=False)
+    g.qmp.negotiate(120)
+    return g
+
+
 class Hosts:
     """
     Two namespaces with a link.  storage: 'local', both have the same files;

@@ -55,19 +55,20 @@ class Part:
 def full():
     return [
         Part('1g', ['W0', 'W1', 'W3', 'W5'], claims=True),
+        Part('saved', ['W1', 'W3', 'W5'], rounds=2, saved=True),
         Part('others', ['W2', 'W2-nosync', 'W4', 'W6', 'W8'], rounds=3),
         Part('1g-storage-1g', ['W1', 'W5'], disk='1g', peers=PAIR, rounds=3),
         Part('250m', ['W1'], '250m', peers=PAIR, rounds=3),
         Part('250m-storage-1g', ['W1'], '250m', '1g', PAIR, 2),
         Part('5g', ['W1', 'W5'], '5g', peers=PAIR, rounds=3),
         Part('5g-storage-1g', ['W1'], '5g', '1g', PAIR, 3),
-        Part('saved', ['W1', 'W3', 'W5'], rounds=2, saved=True),
     ]
 
 
 def quick():
     return [
-        Part('1g', ['W1', 'W3', 'W5'], peers=MAIN, rounds=2, claims=True),
+        Part('1g', ['W1'], peers=MAIN, rounds=3, claims=True),
+        Part('worst', ['W3', 'W5'], peers=MAIN, rounds=1),
         Part('saved', ['W1'], rounds=1, saved=True),
         Part('others', ['W0', 'W2', 'W2-nosync', 'W4', 'W6', 'W8'],
              peers=PAIR, rounds=1),

@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from .compare import cpu_ms
-from .maphosts import digest, linux
+from .maphosts import digest, linux, started
 from .paths import program, scaled, stock_program
 from .qmp import QmpError
 
@@ -72,17 +72,21 @@ class SaveLab:
     def _guest(self, name, kind, disk=None):
         self.n += 1
         g = linux(self.work, f'{name}{self.n}', kind, self.accel)
-        # What a snapshot that is deleted leaves is given back to the host.
+        # What a deleted snapshot leaves is given back to the host.
+        # Nobody writes to the set, but who serves it has it locked.
         file = disk or self._disk(kind)
         return g.add('-blockdev', 'driver=qcow2,node-name=d0,discard=unmap,'
                      f'file.driver=file,file.filename={file},'
-                     'file.discard=unmap', '-device',
+                     'file.discard=unmap,backing.driver=raw,'
+                     'backing.file.driver=file,backing.file.locking=off,'
+                     f'backing.file.filename={self.image}', '-device',
                      'virtio-blk-pci,drive=d0,id=disk0')
 
     def source(self, kind):
         g = self.sources.get(kind)
         if not g:
-            g = self.sources[kind] = self._guest(f'save-{kind}', kind).boot()
+            g = self.sources[kind] = self._guest(f'save-{kind}', kind)
+            g.boot()
             g.sh('mount -o ro,noload /dev/vda /mnt')
         return g
 
@@ -114,7 +118,7 @@ class SaveLab:
         g = self._guest(f'load-{peer.source}', peer.source, disk)
         if self.prealloc:
             g.add('-mem-prealloc')
-        g.add('-S', *args).start()
+        started(g.add('-S', *args))
         peer.settings(g)
         return g
 

@@ -44,7 +44,7 @@ class QmpChannel(Channel):
 
     def negotiate(self, timeout=20):
         self.wait(lambda: self.greeting, timeout, 'QMP greeting')
-        self.cmd('qmp_capabilities')
+        self.cmd('qmp_capabilities', timeout)
 
     def start_cmd(self, command, arguments=None, oob=False, fds=()):
         """Send a command and return its id for finish_cmd()."""
