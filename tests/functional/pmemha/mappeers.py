@@ -15,7 +15,7 @@ class Peer:
     One way.  `source` says which guest it needs: 'stock' (QEMU as released),
     'hint' (that with a balloon), 'ours' (with a map), 'sample' (a map with
     digests).  `way` is 'live', 'postcopy' (live, and postcopy after the first
-    pass), 'mapped-ram' (a file) or 'savevm' (within the image).
+    pass), 'mapped-ram' (to a file, stopped) or 'savevm' (within the image).
     """
 
     def __init__(self, name, source='stock', caps=(), params=None, before=None,

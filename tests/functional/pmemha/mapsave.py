@@ -125,9 +125,12 @@ class SaveLab:
     def _file(self, src, peer, work):
         path = self.work.path(f'{src.name}.ram')
         meter = Meter(src)
+        # As libvirt saves a guest, and as a map of its disks needs it
+        src.qmp.cmd('stop')
         try:
             src.qmp.cmd('migrate', uri=f'file:{path}')
         except QmpError as e:
+            src.qmp.cmd('cont')
             raise Refused(e.desc) from e
         end = time.monotonic() + work.limit
         info = src.qmp.poll('query-migrate', lambda i: i['status'] in ENDED or
@@ -135,14 +138,16 @@ class SaveLab:
         found = {'finished': info['status'] == 'completed', 'info': info,
                  **meter.figures('save'), 'allocated-bytes': allocated(path)}
         if info['status'] == 'failed':
+            src.qmp.cmd('cont')
             raise Refused(info.get('error-desc', str(info)))
         if not found['finished']:
             src.qmp.cmd('migrate_cancel')
             src.qmp.poll('query-migrate', lambda i: i['status'] in ENDED,
                          scaled(30))
+            src.qmp.cmd('cont')
             os.unlink(path)
             return found
-        found['pause-ms'] = info['downtime']
+        found['pause-ms'] = round(found['save-s'] * 1000)
         dst = self._restorer(peer, '-incoming', 'defer')
         try:
             meter = Meter(dst)
