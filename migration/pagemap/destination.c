@@ -14,6 +14,7 @@
 #include "migration/misc.h"
 #include "qapi/error.h"
 #include "system/block-backend.h"
+#include "system/replay.h"
 #include "../migration.h"
 #include "../options.h"
 #include "../qemu-file.h"
@@ -95,6 +96,11 @@ static bool load_hello(const uint8_t *buf, size_t len, Error **errp)
         error_setg(errp, "page-map: the stream begins twice");
         return false;
     }
+    if (replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "page-map: disks can not be read beside record and"
+                   " replay: start without '-icount rr='");
+        return false;
+    }
     if (!pm_get_hello(buf, len, &m, errp)) {
         return false;
     }
@@ -136,6 +142,10 @@ static bool load_device(const uint8_t *buf, size_t len, Error **errp)
         return false;
     }
     dst.devices++;
+    if (dst.snapshot) {
+        /* No read is under way when the block graph changes. */
+        pm_fetcher_wait(dst.fetcher, 0);
+    }
     not_in_coroutine(open_device, d);
     if (dst.snapshot) {
         pm_fetcher_wait(dst.fetcher, 0);
@@ -347,12 +357,13 @@ static int load(QEMUFile *f, Error **errp)
 
 int pm_dst_load_state(QEMUFile *f, void *opaque, int version_id)
 {
+    MigrationIncomingState *mis = migration_incoming_get_current();
     Error *err = NULL;
     int ret = load(f, &err);
 
     if (ret < 0) {
         /* loadvm is no migration, and would be refused for ever after. */
-        if (migration_incoming_get_current()->state != MIGRATION_STATUS_NONE) {
+        if (mis->state == MIGRATION_STATUS_ACTIVE) {
             migrate_set_error(migrate_get_current(), err);
         }
         error_report_err(err);

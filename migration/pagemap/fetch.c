@@ -433,6 +433,11 @@ bool pm_fetcher_working(PmFetcher *f)
     return qatomic_read(&f->working);
 }
 
+void pm_fetcher_hurry(PmFetcher *f)
+{
+    qatomic_set(&f->quit, true);
+}
+
 bool pm_fetcher_stops(PmFetcher *f)
 {
     return qatomic_read(&f->quit);

@@ -131,6 +131,9 @@ void coroutine_mixed_fn pm_fetcher_wait(PmFetcher *f, unsigned busy);
  */
 bool pm_fetcher_place(PmFetcher *f, const PmFetch *p, const uint8_t *content);
 
+/* pm_fetcher_hurry: no other read is begun; their pages can not be read */
+void pm_fetcher_hurry(PmFetcher *f);
+
 /* pm_fetcher_stops: it is being freed: what takes long may end early */
 bool pm_fetcher_stops(PmFetcher *f);
 

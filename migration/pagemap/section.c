@@ -17,6 +17,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-visit-page-map-object.h"
 #include "qemu/stats64.h"
+#include "system/replay.h"
 #include "../channel-block.h"
 #include "../migration.h"
 #include "../options.h"
@@ -127,7 +128,9 @@ static const PmSaver *choose(MigrationState *s)
 {
     QIOChannel *ioc;
 
-    if (!s->to_dst_file || !migrate_page_map() || !page_map_enabled() ||
+    /* Each request to a disk would have to be recorded. */
+    if (replay_mode != REPLAY_MODE_NONE || !s->to_dst_file ||
+        !migrate_page_map() || !page_map_enabled() ||
         qemu_target_page_size() != PM_PAGE_SIZE) {
         return NULL;
     }

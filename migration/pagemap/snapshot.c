@@ -12,7 +12,7 @@
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/lockable.h"
-#include "block/block_int-global-state.h"
+#include "block/block_int.h"
 #include "migration/page-map.h"
 #include "qapi/error.h"
 #include "system/runstate.h"
@@ -97,11 +97,16 @@ static bool compare(PmFetcher *f, PmFetch *p, const uint8_t *content)
     const uint8_t *host = pm_fetcher_block_of(f, p->block)->host +
                           ((ram_addr_t)p->page << PM_PAGE_BITS);
 
-    if (!content || memcmp(host, content, PM_PAGE_SIZE)) {
+    if (!content) {
+        p->device = 0;          /* nothing is known of it */
+        return false;
+    }
+    if (memcmp(host, content, PM_PAGE_SIZE)) {
         return false;
     }
     pm_tag(pm_fetcher_key(f), content, &p->tag);
-    return true;
+    /* One that could not be computed equals nothing. */
+    return pm_tag_equal(&p->tag, &p->tag);
 }
 
 /* Fetching thread */
@@ -165,6 +170,9 @@ static void put_compared(const PmCompared *c)
     for (unsigned i = 0; i < c->batch->n; i++) {
         PmSnapDisk *disk = disk_of(page[i].device);
 
+        if (!disk) {
+            continue;           /* it could not be read */
+        }
         if (!(c->equal[page[i].index >> 3] & (1 << (page[i].index & 7)))) {
             PmSnapBlock *b = block_of(page[i].block);
             PageMapPlace place = {
@@ -270,6 +278,9 @@ static void compare_window(PmFetch *page, size_t n)
         pm_fetcher_submit(snap.fetcher, batch);
         put_done();
     }
+    if (is_cancelled()) {
+        pm_fetcher_hurry(snap.fetcher);
+    }
     pm_fetcher_wait(snap.fetcher, 0);
     put_done();
 }
@@ -279,6 +290,10 @@ static bool candidate(const PmSnapBlock *b, uint32_t page, PageMapPlace *place)
     const uint8_t *host = b->rb->host + ((ram_addr_t)page << PM_PAGE_BITS);
     const PmSnapDisk *disk;
 
+    /* Memory that was given back (virtio-mem) must not even be read. */
+    if (!test_bit(page, b->rb->bmap)) {
+        return false;
+    }
     if (!page_map_lookup(b->rb->offset + ((ram_addr_t)page << PM_PAGE_BITS),
                          host, place)) {
         return false;
@@ -331,12 +346,23 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
     snap.ran |= running;
 }
 
+/* snapshot=on: what was written is gone with the process */
+static bool is_temporary(BlockDriverState *bs)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+
+    for (; bs; bs = bdrv_filter_or_cow_bs(bs)) {
+        if (bs->open_flags & BDRV_O_TEMPORARY) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool counts(BlockBackend *blk)
 {
-    BlockDriverState *bs = blk_bs(blk);
-
     return blk_is_writable(blk) && !blk_dev_has_removable_media(blk) &&
-           !(bs->open_flags & BDRV_O_TEMPORARY) && pm_snapshot_takes_part(bs);
+           !is_temporary(blk_bs(blk)) && pm_snapshot_takes_part(blk_bs(blk));
 }
 
 static void open_disks(void)
@@ -381,7 +407,8 @@ static int setup(QEMUFile *f, Error **errp)
 {
     PmHello hello = { .version = PM_WIRE_VERSION, .page_size = PM_PAGE_SIZE };
 
-    if (runstate_is_running()) {
+    /* One that sleeps is not stopped: its devices go on, and it may wake. */
+    if (runstate_is_live(runstate_get())) {
         error_setg(errp, "Capability 'x-page-map' needs a stopped guest for a"
                    " migration to a file, as its disks change while it runs:"
                    " 'stop' it first, or turn the capability off");

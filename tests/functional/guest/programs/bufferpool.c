@@ -55,8 +55,11 @@ static size_t read_file(const char *name)
     size = st.st_size / PAGE * PAGE;
     mem = memory(size ? size : PAGE);
     for (size_t at = 0; at < size; at += CHUNK) {
-        size_t n = size - at < CHUNK ? size - at : CHUNK;
+        size_t n = size - at;
 
+        if (n > CHUNK) {
+            n = CHUNK;
+        }
         if (pread(fd, mem + at, n, at) != (ssize_t)n) {
             die("pread");
         }
