@@ -14,7 +14,7 @@ from pmemha.disks import VirtioBlkDisk
 from pmemha.migrate import set_caps
 from pmemha.nbd import NbdServer
 from pmemha.options import option
-from pmemha.pagemap import MIB, PAGE, RINGS, SLOT, PageMapTest
+from pmemha.pagemap import MIB, OTHER, PAGE, RINGS, SLOT, PageMapTest
 from pmemha.qmp import QmpError
 
 # Of the test that draws everything
