@@ -9,7 +9,7 @@ The guest finds each page as it must be, before and after.
 import os
 import subprocess
 
-from pmemha import TestCase, main, scaled, skip_unless
+from pmemha import TestCase, main
 from pmemha.baremetal import escape, image
 from pmemha.libvirt import (INSTALL, Libvirtd, Listener, domain_xml,
                             have_libvirt, may_unshare)
