@@ -1,5 +1,6 @@
 /*
- * Block backends: let one function see what devices transfer
+ * Block backends: let one function see what devices transfer; say that inactive
+ * nodes are read
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -32,6 +33,13 @@ typedef void BlockObserverFunc(BlockBackend *blk, uint16_t id, int64_t offset,
  * call is under way.
  */
 extern BlockObserverFunc *block_observer;
+
+/*
+ * How many incoming migrations read nodes that are inactive, while another
+ * process writes the images: metadata that looks corrupt may only be old.
+ * Incremented and decremented with qatomic_inc() and qatomic_dec().
+ */
+extern unsigned int block_inactive_readers;
 
 /*
  * blk_observer_id: number of what the guest sees in this BlockBackend

@@ -334,6 +334,7 @@ PmFetcher *pm_fetcher_new(const PmKey *key, const PmFetchOps *ops,
     qemu_cond_init(&f->cond);
     QSIMPLEQ_INIT(&f->incoming);
     QSIMPLEQ_INIT(&f->jobs);
+    qatomic_inc(&block_inactive_readers);
     return f;
 }
 
@@ -475,6 +476,7 @@ void pm_fetcher_free(PmFetcher *f)
     qatomic_set(&f->quit, true);
     AIO_WAIT_WHILE_UNLOCKED(NULL, qatomic_read(&f->working));
     iothread_destroy(f->thread);
+    qatomic_dec(&block_inactive_readers);
     for (unsigned i = 0; i < f->n_devices; i++) {
         blk_unref(f->devices[i]->disk.blk);
         g_free(f->devices[i]->d);

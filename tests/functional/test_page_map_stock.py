@@ -8,7 +8,7 @@ compared.  test_off.py compares the streams.
 """
 
 from pmemha import NO_STOCK, main, skip_unless, stock_program
-from pmemha.mapguest import MIB, PageMapTest
+from pmemha.mapguest import MIB, PageMapTest, qemu_img
 from pmemha.migrate import set_caps, set_params
 
 BUSY = 'every=8 phase=mix think=20000 check=1'
@@ -136,6 +136,27 @@ class On(StockTest):
         set_params(src, downtime_limit=300)
         self.start_migration(src, uri)
         self.arrived(src, dst, 'mix')
+
+
+class Off(PageMapTest):
+    def test_corrupt(self):
+        """
+        Metadata that looks corrupt while the map reads may only be old.  At
+        other times QEMU says so of an inactive image, too.
+        """
+        qemu_img(self.work, 'create', '-f', 'qcow2', 'disk.qcow2', '64M')
+        with open(self.work.path('disk.qcow2'), 'r+b') as f:
+            f.seek(40)
+            f.seek(int.from_bytes(f.read(8), 'big'))
+            f.write((0x2a2a2a2a).to_bytes(8, 'big'))
+        q = self.qemu(machine='none', accel='qtest')
+        q.add('-object', 'page-map,id=map0', '-incoming', 'defer',
+              '-blockdev', 'driver=qcow2,node-name=node0,file.driver=file,'
+              'file.filename=disk.qcow2').start()
+        set_caps(q, x_page_map=True)
+        q.hmp('qemu-io node0 "read 0 512"')
+        event = q.qmp.wait_event('BLOCK_IMAGE_CORRUPTED', 10)
+        self.assertFalse(event['data']['fatal'])
 
 
 if __name__ == '__main__':
