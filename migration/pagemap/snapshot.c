@@ -91,12 +91,23 @@ static PmSnapDisk *disk_of(uint16_t number)
     return NULL;
 }
 
+/* Any thread */
+static bool is_cancelled(void)
+{
+    return qatomic_read(&migrate_get_current()->state) ==
+           MIGRATION_STATUS_CANCELLING;
+}
+
 /* Fetching thread */
 static bool compare(PmFetcher *f, PmFetch *p, const uint8_t *content)
 {
     const uint8_t *host = pm_fetcher_block_of(f, p->block)->host +
                           ((ram_addr_t)p->page << PM_PAGE_BITS);
 
+    if (is_cancelled()) {
+        /* Who waits for what is under way can not know of it in time. */
+        pm_fetcher_hurry(f);
+    }
     if (!content) {
         p->device = 0;          /* nothing is known of it */
         return false;
@@ -242,17 +253,12 @@ static int by_place(const void *x, const void *y)
     return a->offset < b->offset ? -1 : a->offset > b->offset;
 }
 
-static bool is_cancelled(void)
-{
-    return migrate_get_current()->state == MIGRATION_STATUS_CANCELLING ||
-           qemu_file_get_error(snap.f);
-}
-
 /* Sorted, so that the reads are long and ascending */
 static void compare_window(PmFetch *page, size_t n)
 {
     qsort(page, n, sizeof(*page), by_place);
-    for (size_t i = 0; i < n && !is_cancelled(); ) {
+    for (size_t i = 0;
+         i < n && !is_cancelled() && !qemu_file_get_error(snap.f); ) {
         PmBatch *batch = g_malloc(sizeof(*batch) +
                                   PM_MAX_BATCH * sizeof(*page));
 
@@ -277,9 +283,6 @@ static void compare_window(PmFetch *page, size_t n)
         pm_fetcher_wait(snap.fetcher, PM_MAX_IN_FLIGHT - batch->n);
         pm_fetcher_submit(snap.fetcher, batch);
         put_done();
-    }
-    if (is_cancelled()) {
-        pm_fetcher_hurry(snap.fetcher);
     }
     pm_fetcher_wait(snap.fetcher, 0);
     put_done();

@@ -166,24 +166,13 @@ class Flatten(FlattenTest):
                           'file.filename=disk0.img')
         self.assertEqual(self.restored('flat.mig', stock=True), sums)
 
-    def image(self, *args):
-        subprocess.run([program('QEMU_IMG'), *args], check=True,
-                       cwd=self.work.dir, stdout=subprocess.DEVNULL)
-
     def test_qcow2(self):
         self.image('convert', '-O', 'qcow2', 'disk0.img', 'disk0.qcow2')
         self.whole('--disk', 'disk0=disk0.qcow2')
 
     def test_luks(self):
-        secret = ('--object', 'secret,id=s0,data=abc123')
-        self.image('create', *secret, '-f', 'luks', '-o',
-                   'key-secret=s0,iter-time=10', 'disk.luks',
-                   str(len(self.content)))
-        self.image('convert', '-n', *secret, '-f', 'raw', 'disk0.img',
-                   '--target-image-opts',
-                   'driver=luks,key-secret=s0,file.filename=disk.luks')
-        self.whole(*secret, '--disk', 'disk0=driver=luks,key-secret=s0,'
-                   'file.driver=file,file.filename=disk.luks')
+        secret, options = self.luks('disk0.img')
+        self.whole('--object', secret, '--disk', f'disk0={options}')
 
     def test_holes(self):
         """The result is as sparse as the file and the pages on disks"""
@@ -384,7 +373,6 @@ class Written(PageMapTest):
     """Files that QEMU writes by itself"""
 
     flatten, read = FlattenTest.flatten, FlattenTest.read
-    image = Flatten.image
 
     def restore(self, disk, name, stock=False, multifd=False):
         """By a QEMU that does not use the page map; its memory"""
@@ -416,7 +404,7 @@ class Written(PageMapTest):
         self.assertIn(f'{len(pages)} pages of 1 disk', text)
         self.flatten(*spec, 'map.mig', 'flat.mig')
         # The same without a page map: header, blocks and pages are equal.
-        src.qmp.cmd('cont')
+        self.resume(src)
         src.qmp.cmd('stop')
         set_caps(src, x_page_map=False)
         self.begin(src, 'file:stock.mig')
@@ -448,17 +436,10 @@ class Written(PageMapTest):
 
     def test_luks(self):
         self.raw()
-        secret = ('--object', 'secret,id=s0,data=abc123')
-        self.image('create', *secret, '-f', 'luks', '-o',
-                   'key-secret=s0,iter-time=10', 'disk.luks',
-                   str(len(self.content)))
-        self.image('convert', '-n', *secret, '-f', 'raw', 'disk.img',
-                   '--target-image-opts',
-                   'driver=luks,key-secret=s0,file.filename=disk.luks')
-        spec = ('driver=luks,key-secret=s0,file.driver=file,'
-                'file.locking=off,file.filename=disk.luks')
-        self.whole(('-object', secret[1], '-blockdev', f'node-name=n0,{spec}'),
-                   *secret, '--disk', f'disk0={spec}')
+        secret, options = self.luks()
+        self.whole(('-object', secret, '-blockdev',
+                    f'node-name=n0,{options}'),
+                   '--object', secret, '--disk', f'disk0={options}')
 
 
 if __name__ == '__main__':

@@ -7,14 +7,12 @@ disk answers, and what is on the disk is not in the stream.
     test_page_map_migration.py [--seed N] [PATTERN]
 """
 
-import subprocess
 import threading
 
 from pmemha import main
 from pmemha.migrate import set_caps
 from pmemha.pagemap import (CANCELLED, MIB, OTHER, PAGE, WINDOW,
                             PageMapTest)
-from pmemha.paths import program
 from pmemha.qmp import QmpError
 
 
@@ -33,10 +31,6 @@ class Formats(PageMapTest):
                         len(self.content) // 4)
         self.assertGreater(stats['wire-bytes-saved'],
                            len(self.content) * 0.98)
-
-    def image(self, *args):
-        subprocess.run([program('QEMU_IMG'), *args], check=True,
-                       cwd=self.work.dir, stdout=subprocess.DEVNULL)
 
     def test_raw(self):
         self.moves(self.raw())
@@ -68,16 +62,9 @@ class Formats(PageMapTest):
 
     def test_luks(self):
         self.raw()
-        secret = ('--object', 'secret,id=s0,data=abc123')
-        self.image('create', *secret, '-f', 'luks', '-o',
-                   'key-secret=s0,iter-time=10', 'disk.luks',
-                   str(len(self.content)))
-        self.image('convert', '-n', *secret, '-f', 'raw', 'disk.img',
-                   '--target-image-opts',
-                   'driver=luks,key-secret=s0,file.filename=disk.luks')
-        self.moves(('-object', 'secret,id=s0,data=abc123', '-blockdev',
-                    'driver=luks,key-secret=s0,node-name=n0,file.driver=file,'
-                    'file.locking=off,file.filename=disk.luks'))
+        secret, options = self.luks()
+        self.moves(('-object', secret, '-blockdev',
+                    f'node-name=n0,{options}'))
 
     def test_second_hop(self):
         """The destination knows what it fetched."""

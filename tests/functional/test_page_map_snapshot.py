@@ -9,40 +9,12 @@ by bit after the restore, and a disk that has changed is named.
 
 import os
 import re
-import subprocess
 
 from pmemha import main
 from pmemha.disks import VirtioBlkDisk
 from pmemha.migrate import set_caps
-from pmemha.pagemap import MIB, OTHER, PAGE, RINGS, SLOT, PageMapTest
-from pmemha.paths import program
-
-REMEDY = 'restore it with its disks as they were when it was taken'
-
-
-class SnapshotTest(PageMapTest):
-
-    def image(self, *args):
-        subprocess.run([program('QEMU_IMG'), *args], check=True,
-                       cwd=self.work.dir, stdout=subprocess.DEVNULL)
-
-    def qcow2(self, name='disk.qcow2', node='n0', extra='', make=True):
-        if make:
-            self.raw()
-            self.image('convert', '-O', 'qcow2', 'disk.img', name)
-        return ('-blockdev', f'driver=qcow2,node-name={node},file.driver=file,'
-                f'file.locking=off,file.filename={name}{extra}')
-
-    def allocated(self, name):
-        return os.stat(self.work.path(name)).st_blocks * 512
-
-    def info(self, q):
-        return q.qmp.cmd('query-migrate')
-
-    def anon(self, q, pages=64):
-        """Memory that is on no disk"""
-        for n in range(pages):
-            self.store(q, OTHER + n * PAGE)
+from pmemha.pagemap import MIB, OTHER, PAGE, RINGS, SLOT
+from pmemha.snapshots import REMEDY, SnapshotTest
 
 
 class Internal(SnapshotTest):
@@ -216,26 +188,7 @@ class Internal(SnapshotTest):
 class File(SnapshotTest):
     """Migration to a file, with and without mapped-ram"""
 
-    WAYS = ({}, {'mapped_ram': True}, {'mapped_ram': True, 'multifd': True})
-
-    def stopped(self, disk, caps=None, **kw):
-        src = self.source(disk, caps=caps, **kw)
-        pages = self.fill(src)
-        self.anon(src)
-        src.qmp.cmd('stop')
-        return src, pages
-
-    def save(self, src, want='completed'):
-        self.begin(src, 'file:guest.file')
-        return self.end(src, want)
-
-    def restored(self, disk, caps=None, name='dst'):
-        dst = self.destination(disk, name=name, uri='defer', caps=caps)
-        dst.qmp.cmd('migrate-incoming', uri='file:guest.file')
-        return dst
-
-    def remove(self):
-        os.unlink(self.work.path('guest.file'))
+    disk = 16
 
     def test_ways(self):
         for caps in self.WAYS:
@@ -453,16 +406,6 @@ class File(SnapshotTest):
         src.qmp.cmd('stop')
         self.assertEqual(self.save(src)['mapped-pages'], 0)
 
-    def held(self, caps, which=lambda offset, size: True):
-        """A save that waits for the disk"""
-        server = self.nbd()
-        src, pages = self.stopped(server.blockdev('src', 'n0'), caps)
-        view = server.views['src']
-        view.hold(which)
-        self.begin(src, 'file:guest.file')
-        view.wait_held()
-        return server, src, pages
-
     def test_cancel(self):
         for caps in self.WAYS:
             with self.subTest(caps=caps):
@@ -527,8 +470,6 @@ class File(SnapshotTest):
         src, _ = self.stopped(self.raw())
         self.begin(src, 'exec:cat > guest.file')
         self.assertIsNone(self.end(src))
-
-    disk = 16
 
 
 class Messages(SnapshotTest):

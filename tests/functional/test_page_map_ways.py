@@ -122,7 +122,7 @@ class Draw(PageMapTest):
     fails and is stale at the destination, several channels
     """
 
-    timeout = 120
+    timeout = max(120, 4 * ROUNDS)
 
     def round(self, n):
         server = self.nbd_named(n)

@@ -9,8 +9,7 @@ import time
 
 from .compare import cpu_ms
 from .maphosts import Hosts, linux, same_memory, started
-from .paths import scaled, stock_program
-from .qmp import QmpError
+from .paths import scaled
 
 PORT = 4444
 ENDED = ('completed', 'failed', 'cancelled', 'postcopy-paused')
@@ -76,13 +75,7 @@ class Lab(Hosts):
 
     def refused(self, peer):
         """Why this build cannot do it, None if it can"""
-        if peer.stock and not stock_program('QEMU'):
-            return 'no QEMU as released: run scripts/build --stock'
-        try:
-            peer.settings(self.source(peer.source))
-        except QmpError as e:
-            return e.desc
-        return None
+        return peer.refused(self.source)
 
     def migrate(self, peer, work):
         """

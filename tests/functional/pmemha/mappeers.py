@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The ways to move or to save a guest that tests/bench/page-map compares"""
 
+from .paths import stock_program
+from .qmp import QmpError
+
 # What settings() switches off unless a peer has it
 CAPABILITIES = ('multifd', 'xbzrle', 'postcopy-ram', 'mapped-ram',
                 'pause-before-switchover')
@@ -31,6 +34,16 @@ class Peer:
     def stock(self):
         """Whether its program is QEMU as released"""
         return self.source in ('stock', 'hint')
+
+    def refused(self, guest):
+        """Why it cannot be done, None if it can; `guest`: makes its guest"""
+        if self.stock and not stock_program('QEMU'):
+            return 'no QEMU as released: run scripts/build --stock'
+        try:
+            self.settings(guest(self.source))
+        except QmpError as e:
+            return e.desc
+        return None
 
     def settings(self, q, extra=()):
         """Capabilities and parameters of one side; QmpError: refused"""

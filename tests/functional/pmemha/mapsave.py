@@ -12,7 +12,7 @@ import time
 
 from .compare import cpu_ms
 from .maphosts import digest, linux, started
-from .paths import program, scaled, stock_program
+from .paths import program, scaled
 from .qmp import QmpError
 
 ENDED = ('completed', 'failed', 'cancelled')
@@ -99,13 +99,7 @@ class SaveLab:
                 os.unlink(self._disk(kind))
 
     def refused(self, peer):
-        if peer.stock and not stock_program('QEMU'):
-            return 'no QEMU as released: run scripts/build --stock'
-        try:
-            peer.settings(self.source(peer.source))
-        except QmpError as e:
-            return e.desc
-        return None
+        return peer.refused(self.source)
 
     def save(self, peer, work):
         """One save and one restore; {figure: value}"""

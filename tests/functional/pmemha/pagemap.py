@@ -8,12 +8,13 @@ disk, and stores to memory, so a test decides what is in flight when.
 import hashlib
 import os
 import random
+import subprocess
 
 from .disks import VirtioBlkDisk
 from .migrate import set_caps
 from .nbd import NbdServer
 from .options import option
-from .paths import scaled
+from .paths import program, scaled
 from .testcase import TestCase
 
 SEED = option('seed', random.SystemRandom().randrange(1 << 32))
@@ -69,6 +70,23 @@ class PageMapTest(TestCase):
         return ('-blockdev', 'driver=file,node-name=n0,locking=off,'
                 f'filename={name}')
 
+    def image(self, *args):
+        """qemu-img"""
+        subprocess.run([program('QEMU_IMG'), *args], check=True,
+                       cwd=self.work.dir, stdout=subprocess.DEVNULL)
+
+    def luks(self, raw='disk.img'):
+        """disk.luks with the content of `raw`: (its secret, its options)"""
+        secret = 'secret,id=s0,data=abc123'
+        self.image('create', '--object', secret, '-f', 'luks', '-o',
+                   'key-secret=s0,iter-time=10', 'disk.luks',
+                   str(len(self.content)))
+        self.image('convert', '-n', '--object', secret, '-f', 'raw', raw,
+                   '--target-image-opts',
+                   'driver=luks,key-secret=s0,file.filename=disk.luks')
+        return secret, ('driver=luks,key-secret=s0,file.driver=file,'
+                        'file.locking=off,file.filename=disk.luks')
+
     def source(self, disk, *args, **kw):
         src = self.machine('src', disk, *args, **kw)
         src.blk = VirtioBlkDisk(src.mem, SLOT, ring=RINGS)
@@ -106,6 +124,12 @@ class PageMapTest(TestCase):
                             scaled(timeout))
         self.assertIn(info['status'], want.split('|'), info)
         return info.get('page-map')
+
+    def resume(self, src):
+        """After a migration that was completed"""
+        src.qmp.poll('query-status', lambda s: s['status'] == 'postmigrate',
+                     scaled(20))
+        src.qmp.cmd('cont')
 
     def arrived(self, dst):
         dst.qmp.poll('query-migrate',

@@ -240,10 +240,7 @@ static void put_records(File *f, GByteArray *m)
     }
     put_run(f, m, 1, f->v == UNKNOWN_DEVICE ? 5 : OTHER_NUMBER, 4,
             f->v == BEYOND_BLOCK ? 2 : 0, 1);
-    for (int i = 0; f->v == LONG_BATCH && i < 8; i++) {
-        put_run(f, m, 1, NUMBER, 0xfffe, 0, f->v == LONG_BATCH ? 60 : 1);
-    }
-    for (int i = 0; f->v == LONG_BATCH && i < 40; i++) {
+    for (int i = 0; f->v == LONG_BATCH && i < 48; i++) {
         put_run(f, m, 1, NUMBER, 0xfffe, 0, 60);
     }
     put_run(f, m, 1, NUMBER, 0xfffe, 1, 2);
