@@ -256,9 +256,10 @@ static int by_place(const void *x, const void *y)
 /* Sorted, so that the reads are long and ascending */
 static void compare_window(PmFetch *page, size_t n)
 {
+    size_t i = 0;
+
     qsort(page, n, sizeof(*page), by_place);
-    for (size_t i = 0;
-         i < n && !is_cancelled() && !qemu_file_get_error(snap.f); ) {
+    while (i < n && !is_cancelled() && !qemu_file_get_error(snap.f)) {
         PmBatch *batch = g_malloc(sizeof(*batch) +
                                   PM_MAX_BATCH * sizeof(*page));
 
