@@ -428,8 +428,11 @@ class File(SnapshotTest):
             with self.subTest(caps=caps):
                 server, src, pages = self.held(caps)
                 want = self.digest(src)
-                src.qmp.cmd('cont')
+                # QEMU 10.2 waits here for reads that are under way.
+                cont = src.qmp.start_cmd('cont')
+                src.qmp.wait_event('RESUME', 20)
                 server.views['src'].release()
+                src.qmp.finish_cmd(cont)
                 self.end(src, 'failed')
                 self.assertIn('the guest ran while it was saved',
                               self.info(src)['error-desc'])
