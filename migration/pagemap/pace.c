@@ -58,6 +58,24 @@ void pm_rate_step(PmRate *r, int64_t now, uint64_t bytes, bool busy,
     }
 }
 
+void pm_pace_sent(PmPace *p, int64_t now, uint64_t bytes, bool busy)
+{
+    if (!busy) {
+        p->sending = 0;
+    } else if (!p->sending) {
+        p->sending = now;
+    }
+    pm_rate_step(&p->link, now, bytes, busy, true);
+    pm_rate_step(&p->steady, now, bytes,
+                 busy && now - p->sending >= MEASURE, false);
+}
+
+double pm_pace_link_keeps_up(const PmPace *p)
+{
+    return p->steady.known ? p->steady.value :
+           p->link.known ? p->link.value : 0;
+}
+
 void pm_pace_served(PmPace *p, int64_t busy, int64_t arrived, uint64_t bytes)
 {
     if (!p->fetch.since) {

@@ -23,10 +23,26 @@ typedef struct PmRate {
 
 typedef struct PmPace {
     PmRate fetch;           /* what the destination placed */
-    PmRate link;            /* RAM's content and all else that QEMU sent */
+    PmRate link;            /* RAM's content and all else that QEMU sent: its
+                             * peaks, to compare the two ways by */
+    PmRate steady;          /* the same, what it kept up */
+    int64_t sending;        /* since when there has been RAM to send, ns */
     int64_t busy;           /* ns in which the destination had records */
     int64_t last;           /* when the last verdict arrived, ns */
 } PmPace;
+
+/*
+ * @bytes were sent since the last call; @busy: there is more RAM to send than
+ * what the next call finds done
+ */
+void pm_pace_sent(PmPace *p, int64_t now, uint64_t bytes, bool busy);
+
+/*
+ * What the link takes while the guest is stopped, bytes/s; 0: not known.  Not
+ * the peak: a link that was idle fills the socket's buffer first, and the guest
+ * would be stopped with more left than the link takes in time.
+ */
+double pm_pace_link_keeps_up(const PmPace *p);
 
 /*
  * pm_rate_step: @bytes more were done by the time @now

@@ -53,7 +53,7 @@ bool page_map_return_path(QEMUFile *to_dst);
 bool page_map_save_page(RAMBlock *rb, unsigned long page, bool last_stage);
 
 /*
- * page_map_can_switchover: is no page held?
+ * page_map_can_switchover: is no page held, and is there not much left to send?
  *
  * Migration thread.
  */

@@ -33,6 +33,9 @@
 #define IDLE_BYTES      (1024 * 1024)   /* of RAM: the link is not busy */
 #define VERDICT_NS      (2 * NANOSECONDS_PER_SECOND)     /* on devices */
 #define OPENING_BYTES   (4 * 1024 * 1024)       /* to learn the link's rate */
+#define SMALL_REST      8       /* of what may be sent while the guest is stopped:
+                                 * this part of it */
+#define LAST_STEPS      32      /* that the guest runs on for, to come there */
 
 typedef struct PmVerdict {
     QSIMPLEQ_ENTRY(PmVerdict) next;
@@ -51,6 +54,8 @@ typedef struct PmSource {
     bool active;                /* from setup to cleanup */
     bool ended;                 /* END was sent: nothing is mapped any more */
     bool draining;
+    unsigned last_steps;        /* with less left than may be */
+    bool small_rest;
     PmKey key;
     PmSrcDevices devices;
     PmQueue *queue;
@@ -163,7 +168,8 @@ static int save_setup(QEMUFile *f, Error **errp)
     src.out = g_byte_array_new();
     src.next_batch = 1;
     src.last_rb = NULL;
-    src.ended = src.draining = false;
+    src.ended = src.draining = src.small_rest = false;
+    src.last_steps = 0;
     src.began = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
     src.ram_version = qatomic_read(&ram_list.version);
     src.throttle_bytes = 0;
@@ -258,7 +264,7 @@ static bool save_page(RAMBlock *rb, unsigned long page, bool last_stage)
 
 uint64_t page_map_link_rate(void)
 {
-    return src.active && src.pace.link.known ? src.pace.link.value : 0;
+    return src.active ? pm_pace_link_keeps_up(&src.pace) : 0;
 }
 
 uint64_t page_map_take_placed(void)
@@ -269,10 +275,36 @@ uint64_t page_map_take_placed(void)
     return bytes;
 }
 
-static bool can_switchover(void)
+static bool nothing_held(void)
 {
     return (!pm_queue_queued(src.queue) && !pm_queue_in_flight(src.queue) &&
             !src.devices.n_asked);
+}
+
+/*
+ * QEMU stops the guest as soon as the rest can be sent in the allowed downtime.
+ * Sending nearly all of it before takes no longer, and what was dirtied
+ * meanwhile is found then, too: it is less than what was sent, or the migration
+ * would not end at all.
+ */
+static void look_at_rest(const MigrationState *s)
+{
+    uint64_t left = ram_bytes_remaining();
+
+    if (left >= s->threshold_size) {
+        src.last_steps = 0;
+    } else if (src.last_steps < LAST_STEPS) {
+        src.last_steps++;
+    }
+    src.small_rest = left <= s->threshold_size / SMALL_REST ||
+                     src.last_steps == LAST_STEPS;
+}
+
+static bool can_switchover(void)
+{
+    return nothing_held() &&
+           (src.small_rest ||
+            qatomic_read(&migrate_get_current()->start_postcopy));
 }
 
 static bool batch_verdict(const PmRp *rp, int64_t arrived, Error **errp)
@@ -419,8 +451,7 @@ static void look_at_rates(uint64_t ram_left)
     if (pm_queue_in_flight(src.queue)) {
         pm_pace_waiting(&src.pace, oldest_batch(), now);
     }
-    pm_rate_step(&src.pace.link, now, sent - src.link_bytes,
-                 ram_left > IDLE_BYTES, true);
+    pm_pace_sent(&src.pace, now, sent - src.link_bytes, ram_left > IDLE_BYTES);
     src.link_bytes = sent;
 }
 
@@ -517,7 +548,7 @@ static int save_iterate(QEMUFile *f)
      * Nothing to do but to wait?  RAM comes after this section; while it
      * has something to send, that is where the time is spent.
      */
-    if (!can_switchover() &&
+    if (!nothing_held() &&
         (src.draining || ram_bytes_remaining() <= IDLE_BYTES)) {
         wait_ms = WAIT_MS;
     }
@@ -525,7 +556,8 @@ static int save_iterate(QEMUFile *f)
         goto fail;
     }
     /* Without a reader of verdicts nothing would ever end. */
-    return migrate_has_error(s) ? -EIO : can_switchover();
+    look_at_rest(s);
+    return migrate_has_error(s) ? -EIO : nothing_held();
 
 fail:
     migrate_set_error(s, err);
@@ -534,7 +566,7 @@ fail:
 
 static int save_complete(QEMUFile *f)
 {
-    if (!can_switchover()) {
+    if (!nothing_held()) {
         error_report("page-map: the guest was stopped with pages in flight");
         return -EINVAL;
     }

@@ -263,7 +263,9 @@ class Disks(FaultTest):
     def test_bad_range(self):
         src = self.source_of()
         dst, uri = self.next_destination(src)
-        self.theirs.fault = eio_range(self.mib * MIB // 4, self.mib * MIB // 2)
+        # Half of the 16 probes would have to be drawn there (1 in 300,000).
+        self.theirs.fault = eio_range(self.mib * MIB // 4,
+                                      self.mib * MIB * 5 // 16)
         self.start_migration(src, uri)
         self.assert_mapped(self.complete(src, dst), 0.1)
 

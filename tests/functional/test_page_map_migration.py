@@ -494,6 +494,20 @@ class Phases(PageMapTest):
         self.same(self.src, self.dst)
         self.assertEqual(stats['mapped-pages'], len(self.pages))
 
+    def test_little_is_left(self):
+        """What the guest is stopped with is not all that the limit allows."""
+        self.store(self.src, OTHER, self.rng.randbytes(12 * MIB))
+        for q in (self.src, self.dst):
+            set_caps(q, pause_before_switchover=True)
+        # 10 MB may be left.
+        self.begin(self.src, max_bandwidth=10000000, downtime_limit=1000)
+        info = self.src.qmp.poll('query-migrate', lambda i:
+                                 i['status'] == 'pre-switchover', 60)
+        self.assertLess(info['ram']['remaining'], 2500000)
+        self.src.qmp.cmd('migrate-continue', state='pre-switchover')
+        self.end(self.src)
+        self.same(self.src, self.dst)
+
     def test_paused_guest(self):
         self.src.qmp.cmd('stop')
         stats = self.moved(self.src, self.dst)

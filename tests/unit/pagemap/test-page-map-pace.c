@@ -194,10 +194,36 @@ static void test_waiting(void)
     near(p.fetch.value, value);
 }
 
+/* What fills a buffer after a pause is not what the link keeps up. */
+static void test_keeps_up(void)
+{
+    PmPace p = { };
+    int64_t now = 1;
+
+    pm_pace_sent(&p, now, 0, true);
+    g_assert_cmpfloat(pm_pace_link_keeps_up(&p), ==, 0);
+    for (int round = 0; round < 10; round++) {
+        /* Better than nothing, while nothing else is known */
+        pm_pace_sent(&p, now += 50 * MS, 20000000, true);
+        near(pm_pace_link_keeps_up(&p), round ? 1e8 : 4e8);
+        for (int i = 0; i < 10; i++) {
+            pm_pace_sent(&p, now += 50 * MS, 5000000, true);
+            near(pm_pace_link_keeps_up(&p), 1e8);
+        }
+        g_assert_cmpfloat(p.link.value, >, 2e8);
+        /* The link is idle, and is no slower for that. */
+        pm_pace_sent(&p, now += 50 * MS, 5000000, false);
+        pm_pace_sent(&p, now += 3000 * MS, 0, false);
+        near(pm_pace_link_keeps_up(&p), 1e8);
+        pm_pace_sent(&p, now += 50 * MS, 0, true);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page-map/pace/known", test_known);
+    g_test_add_func("/page-map/pace/keeps-up", test_keeps_up);
     g_test_add_func("/page-map/pace/steady", test_steady);
     g_test_add_func("/page-map/pace/weight", test_weight);
     g_test_add_func("/page-map/pace/peak", test_peak);
