@@ -23,8 +23,8 @@ typedef struct PmRate {
 
 typedef struct PmPace {
     PmRate fetch;           /* what the destination placed */
-    PmRate link;            /* RAM's content and all else that QEMU sent: its
-                             * peaks, to compare the two ways by */
+    /* RAM's content and all else that QEMU sent: peaks, to compare ways by */
+    PmRate link;
     PmRate steady;          /* the same, what it kept up */
     int64_t sending;        /* since when there has been RAM to send, ns */
     int64_t busy;           /* ns in which the destination had records */

@@ -33,8 +33,8 @@
 #define IDLE_BYTES      (1024 * 1024)   /* of RAM: the link is not busy */
 #define VERDICT_NS      (2 * NANOSECONDS_PER_SECOND)     /* on devices */
 #define OPENING_BYTES   (4 * 1024 * 1024)       /* to learn the link's rate */
-#define SMALL_REST      8       /* of what may be sent while the guest is stopped:
-                                 * this part of it */
+/* The guest is stopped with this part of what may be sent during that */
+#define SMALL_REST      8
 #define LAST_STEPS      32      /* that the guest runs on for, to come there */
 
 typedef struct PmVerdict {

@@ -190,7 +190,31 @@ def layout_seeds(directory):
                     dict(list(records.items())[:n]))
 
 
+def numa_topology_seeds(directory):
+    """One file for the parsers, or files of a host by their number"""
+    def host(*files):
+        return b'\x01' + b''.join(
+            bytes([n]) + struct.pack('<H', len(text)) + text
+            for n, text in files)
+
+    for n, text in enumerate((b'0-3,8,10-11\n', b'00000000,0000000f\n',
+                              b'7\n\0', b'10 21 254\n', b'0-99999999999\n',
+                              b'Node 0 MemTotal: 8 kB\nNode 0 MemFree: 4 kB\n')):
+        save(directory, 'parse-%d' % n, b'\x00' + text)
+    memory = b'Node 0 MemTotal: 8192 kB\nNode 0 MemFree: 4096 kB\n'
+    two = [(0, b'0-3\n'), (3, b'0-1\n'), (4, b'00000003\n'), (5, b'0-1\n'),
+           (6, b'0\n'), (7, b'1\n'), (8, b'0,5\n'), (9, b'3\n'),
+           (11, b'10 21\n'), (12, memory), (13, b'80\n'), (14, b''),
+           (15, b'c\n'), (17, b'21 10\n'), (18, memory), (19, b'0\n'),
+           (20, b'')]
+    save(directory, 'two', host(*two))
+    save(directory, 'same', host(*two, (15, b'3\n'), (21, b'9\n')))
+    save(directory, 'old', host(*two[3:], (1, b'1\n'), (2, b'0\n')))
+    save(directory, 'one', host((0, b'0\n'), (22, memory[7:])))
+
+
 if __name__ == '__main__':
+    numa_topology_seeds(os.path.join(sys.argv[1], 'numa-topology'))
     layout_seeds(os.path.join(sys.argv[1], 'page-map-layout'))
     page_map_seeds(os.path.join(sys.argv[1], 'page-map-wire'))
     wire_seeds(os.path.join(sys.argv[1], 'pmem-ha-wire'))

@@ -15,6 +15,7 @@ PROGRAMS = {
     'QEMU_IMG': 'qemu-img',
     'QEMU_IO': 'qemu-io',
     'PAGE_MAP_FLATTEN': 'qemu-page-map-flatten',
+    'NUMA_PLAN': 'qemu-numa-plan',
     'VHOST_USER_BLK': 'vhost-user-blk',
 }
 

@@ -1,0 +1,42 @@
+/*
+ * NUMA scheduler: the search for the cheapest valid placement
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The problem is a generalized assignment problem (each group takes CPU time of
+ * a node, and free memory where its own follows), with a convex cost of the
+ * load added.  Small ones are solved by branch and bound, larger ones by
+ * improving several starts: moves, exchanges, and moves that first make room.
+ */
+
+#ifndef NUMA_SCHED_SEARCH_H
+#define NUMA_SCHED_SEARCH_H
+
+#include "plan.h"
+
+#define NS_UNPLACED     UINT32_MAX
+
+typedef struct NsChoices {
+    const NsOption *option;     /* by cost, the cheapest first */
+    uint32_t n;
+} NsChoices;
+
+typedef struct NsProblem {
+    const NsHost *host;
+    uint32_t n;                 /* groups */
+    const uint32_t *cpu;        /* U by group */
+    /* Option at home, with its memory where it is, or NS_UNPLACED */
+    const uint32_t *home;
+    /* Node whose load it is in when it is not placed; -1: none */
+    const int *lost_home;
+    const NsChoices *choices;   /* by group */
+    const uint64_t *limit;      /* of the load, by node */
+} NsProblem;
+
+/*
+ * Write the index of each group's option, or NS_UNPLACED.  True: no valid
+ * placement places more groups, or as many at a lower cost.
+ */
+bool ns_search(const NsProblem *problem, uint32_t *chosen);
+
+#endif
