@@ -315,12 +315,14 @@ class Phases(PageMapTest):
         return self.destination(self.server.blockdev('dst', 'n0'), name=name,
                                 **kw)
 
-    def in_flight(self, **params):
+    def in_flight(self, downtime_limit=300):
         """Until the device is known, and a read for pages waits"""
         # Probes are read one by one.
         self.view.hold(lambda offset, size: size > PAGE)
-        self.begin(self.src, **params)
+        self.begin(self.src)
         self.view.wait_held()
+        self.src.qmp.cmd('migrate-set-parameters',
+                         downtime_limit=downtime_limit)
 
     def test_the_guest_is_not_stopped(self):
         """M6: nothing else is left to send, and the source waits."""
