@@ -150,15 +150,20 @@ bool page_map_lookup(ram_addr_t addr, const void *host, PageMapPlace *place)
     return true;
 }
 
+static PmEntry entry_of(const PageMapPlace *place)
+{
+    return (PmEntry) {
+        .offset = place->offset, .device = place->device,
+        .written = place->written,
+    };
+}
+
 void page_map_learn(ram_addr_t addr, const void *host,
                     const PageMapPlace *place)
 {
     RCU_READ_LOCK_GUARD();
     PageMapState *s = page_map_state();
-    PmEntry entry = {
-        .offset = place->offset, .device = place->device,
-        .written = place->written,
-    };
+    PmEntry entry = entry_of(place);
 
     if (s) {
         pm_map_set(s->map, addr, &entry,
@@ -170,10 +175,7 @@ void page_map_forget(ram_addr_t addr, const PageMapPlace *place)
 {
     RCU_READ_LOCK_GUARD();
     PageMapState *s = page_map_state();
-    PmEntry entry = {
-        .offset = place->offset, .device = place->device,
-        .written = place->written,
-    };
+    PmEntry entry = entry_of(place);
 
     if (s) {
         pm_map_clear_if(s->map, addr, &entry);

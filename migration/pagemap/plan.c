@@ -7,7 +7,7 @@
 #include "qemu/osdep.h"
 #include "plan.h"
 
-static int compare(const void *x, const void *y)
+int pm_fetch_by_place(const void *x, const void *y)
 {
     const PmFetch *a = x, *b = y;
 
@@ -38,7 +38,7 @@ size_t pm_plan(PmFetch *fetch, size_t n, PmRead *reads)
 
     assert(n <= PM_MAX_BATCH);
     if (n) {
-        qsort(fetch, n, sizeof(*fetch), compare);
+        qsort(fetch, n, sizeof(*fetch), pm_fetch_by_place);
     }
     for (size_t i = 0; i < n; i++) {
         PmRead *r = n_reads ? &reads[n_reads - 1] : NULL;

@@ -32,6 +32,9 @@ typedef struct PmRead {
     uint32_t n;             /* at least 1 */
 } PmRead;
 
+/* For qsort(): by device and offset, then by index */
+int pm_fetch_by_place(const void *x, const void *y);
+
 /*
  * pm_plan: sort the pages and merge them into reads
  *

@@ -243,22 +243,12 @@ static void put_done(void)
  * What is to be compared
  */
 
-static int by_place(const void *x, const void *y)
-{
-    const PmFetch *a = x, *b = y;
-
-    if (a->device != b->device) {
-        return a->device < b->device ? -1 : 1;
-    }
-    return a->offset < b->offset ? -1 : a->offset > b->offset;
-}
-
 /* Sorted, so that the reads are long and ascending */
 static void compare_window(PmFetch *page, size_t n)
 {
     size_t i = 0;
 
-    qsort(page, n, sizeof(*page), by_place);
+    qsort(page, n, sizeof(*page), pm_fetch_by_place);
     while (i < n && !is_cancelled() && !qemu_file_get_error(snap.f)) {
         PmBatch *batch = g_malloc(sizeof(*batch) +
                                   PM_MAX_BATCH * sizeof(*page));

@@ -100,6 +100,13 @@ class Internal(SnapshotTest):
         set_caps(q, x_page_map=True)
         self.assertEqual(q.hmp('loadvm a'), '')
 
+    def test_recording(self):
+        """Each read of a disk would have to be recorded."""
+        q = self.machine('src', self.qcow2(), '-S', '-icount',
+                         'shift=7,rr=record,rrfile=rr.bin', accel='tcg')
+        self.assertEqual(q.hmp('savevm a'), '')
+        self.assertIsNone(self.info(q).get('page-map'))
+
     def test_iothread(self):
         q, pages = self.prepared('-object', 'iothread,id=io0',
                                  props=',iothread=io0')

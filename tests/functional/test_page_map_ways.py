@@ -106,6 +106,21 @@ class Ways(PageMapTest):
         dst = self.destination(disk)
         self.assertIsNone(self.moved(src, dst))
 
+    def test_destination_that_records(self):
+        """Each read of a disk would have to be recorded."""
+        disk = self.raw()
+        src = self.source(disk)
+        self.fill(src)
+        dst = self.destination(
+            disk, '-icount', 'shift=7,rr=record,rrfile=rr.bin', accel='tcg')
+        before = self.digest(src)
+        self.begin(src)
+        self.assertEqual(dst.wait(30), 1)
+        self.assertIn("start without '-icount rr='", dst.output())
+        self.end(src, 'failed|completed')
+        if src.qmp.cmd('query-migrate')['status'] == 'failed':
+            self.goes_on(src, before)
+
     def test_refused(self):
         q = self.source(self.raw())
         for cap in ('xbzrle', 'background-snapshot',

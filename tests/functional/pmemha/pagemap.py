@@ -50,10 +50,9 @@ class PageMapTest(TestCase):
         return server
 
     def machine(self, name, disk, *args, props='', sample=False, caps=None,
-                page_map=True):
+                page_map=True, accel='qtest'):
         """`disk`: options that make the node n0"""
-        q = self.qemu(name, machine='pc', accel='qtest',
-                      memory=f'{MEMORY}M')
+        q = self.qemu(name, machine='pc', accel=accel, memory=f'{MEMORY}M')
         q.mem = q.qtest()
         if page_map:
             q.add('-object', 'page-map,id=map0,sample=' +
