@@ -199,7 +199,8 @@ static bool answer(const Options *o, const NsTopology *t, const NsLatency *l,
         return false;
     }
     plan = ns_plan(&work.host, work.group, work.n);
-    out = answer_new(t, l, w, &work, plan, o->explain);
+    out = ns_answer(t, l, &work.host, work.group, work.name, plan,
+                    o->explain);
     if (o->json) {
         print_json(out, !o->workload || strcmp(o->workload, "-"));
     } else {

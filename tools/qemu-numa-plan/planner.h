@@ -9,16 +9,14 @@
 #ifndef QEMU_NUMA_PLAN_PLANNER_H
 #define QEMU_NUMA_PLAN_PLANNER_H
 
-#include "qapi/qapi-types-numa-sched.h"
-#include "accel/kvm/numa-sched/latency.h"
-#include "accel/kvm/numa-sched/plan.h"
-#include "accel/kvm/numa-sched/topology.h"
+#include "accel/kvm/numa-sched/answer.h"
 
 /* Figures of one workload on a host, as the policy takes them */
 typedef struct Workload {
     NsHost host;
     NsPlace *place;             /* host.node */
     NsGroup *group;
+    char **name;                /* by group; of the NumaPlanWorkload */
     uint32_t n;
     uint64_t *bytes;            /* of all groups */
     bool *allowed;
@@ -32,11 +30,6 @@ typedef struct Workload {
 bool workload_convert(const NsTopology *t, const NsLatency *l,
                       const NumaPlanWorkload *w, Workload *out, Error **errp);
 void workload_clear(Workload *w);
-
-/* The answer for the user; @explain: with all options of each group */
-NumaPlan *answer_new(const NsTopology *t, const NsLatency *l,
-                     const NumaPlanWorkload *w, const Workload *work,
-                     const NsPlan *plan, bool explain);
 
 /* Print it for people */
 void text_print(const NsTopology *t, const NsLatency *l, const NumaPlan *answer,

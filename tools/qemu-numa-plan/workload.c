@@ -125,6 +125,7 @@ static bool convert_groups(const NsTopology *t, const NumaPlanWorkload *w,
         return false;
     }
     out->group = g_new0(NsGroup, MAX(out->n, 1));
+    out->name = g_new(char *, MAX(out->n, 1));
     out->bytes = g_new0(uint64_t, MAX((size_t)out->n * t->n, 1));
     out->allowed = g_new0(bool, MAX((size_t)out->n * t->n, 1));
     for (g = w->groups; g; g = g->next, k++) {
@@ -133,6 +134,7 @@ static bool convert_groups(const NsTopology *t, const NumaPlanWorkload *w,
                        g->value->name);
             return false;
         }
+        out->name[k] = g->value->name;
         if (!convert_group(t, g->value, &out->group[k],
                            out->bytes + (size_t)k * t->n,
                            out->allowed + (size_t)k * t->n, errp)) {
@@ -216,6 +218,7 @@ void workload_clear(Workload *w)
 {
     g_free(w->place);
     g_free(w->group);
+    g_free(w->name);
     g_free(w->bytes);
     g_free(w->allowed);
     memset(w, 0, sizeof(*w));

@@ -47,8 +47,8 @@ typedef struct NsStep {
     uint32_t group[2];
     NsOption to[2];             /* option of the plan for each */
     uint64_t cost;              /* what they cost now, nano-CPU */
-    int64_t gain;               /* of the total, nano-CPU; may be negative for
-                                 * a group that had no node */
+    /* Of the total, nano-CPU; may be negative for a group without a node */
+    int64_t gain;
 } NsStep;
 
 /*
@@ -60,8 +60,8 @@ typedef struct NsStep {
  * - the two groups that gain most by leaving together, of which one goes to
  *   where the other was,
  *
- * whose move is valid now.  The gain has to be more than @hysteresis (1/1000) of
- * what they cost now, but for a group that has to go.  @phase: by group.
+ * whose move is valid now.  The gain has to be more than @hysteresis (1/1000)
+ * of what they cost now, but for a group that has to go.  @phase: by group.
  * @step->n is 0 when nothing is worth a step.  Returns the plan.
  */
 NsPlan *ns_step(const NsHost *host, const NsGroup *group, uint32_t n,

@@ -1,5 +1,5 @@
 /*
- * qemu-numa-plan: the plan as the user gets it
+ * NUMA scheduler: the plan as users get it
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -7,9 +7,9 @@
 #include "qemu/osdep.h"
 #include "qapi/util.h"
 #include "qemu/units.h"
-#include "planner.h"
+#include "answer.h"
 
-static NumaPlanOption *option_new(const NsTopology *t, const NsOption *o)
+NumaPlanOption *ns_answer_option(const NsTopology *t, const NsOption *o)
 {
     NumaPlanOption *out = g_new0(NumaPlanOption, 1);
 
@@ -79,28 +79,28 @@ static char *reason(const NsTopology *t, const NsGroup *g, bool placed,
                     "nearer nodes are needed by others");
 }
 
-static NumaPlanPlace *place_new(const NsTopology *t, const Workload *work,
-                                const NumaPlanGroup *g, const NsPlan *plan,
-                                uint32_t k, NsOption *option, bool explain)
+static NumaPlanPlace *place_new(const NsTopology *t, const NsHost *host,
+                                const NsGroup *g, const char *name,
+                                bool placed, const NsOption *choice,
+                                NsOption *option, bool explain)
 {
     NumaPlanPlace *out = g_new0(NumaPlanPlace, 1);
-    uint32_t n = ns_options(&work->host, &work->group[k], option);
+    uint32_t n = ns_options(host, g, option);
 
     qsort(option, n, sizeof(*option), by_cost);
-    out->name = g_strdup(g->name);
-    out->has_home = g->has_home;
-    out->home = g->home;
-    if (plan->placed[k]) {
-        out->choice = option_new(t, &plan->choice[k]);
+    out->name = g_strdup(name);
+    out->has_home = g->home >= 0;
+    out->home = out->has_home ? t->node[g->home].id : 0;
+    if (placed) {
+        out->choice = ns_answer_option(t, choice);
     }
-    out->reason = reason(t, &work->group[k], plan->placed[k],
-                         &plan->choice[k], option, n);
+    out->reason = reason(t, g, placed, choice, option, n);
     if (explain) {
         NumaPlanOptionList **tail = &out->options;
 
         out->has_options = true;
         for (uint32_t o = 0; o < n; o++) {
-            QAPI_LIST_APPEND(tail, option_new(t, &option[o]));
+            QAPI_LIST_APPEND(tail, ns_answer_option(t, &option[o]));
         }
     }
     return out;
@@ -133,16 +133,15 @@ static void add_latency(NumaPlan *out, const NsTopology *t, const NsLatency *l)
     }
 }
 
-NumaPlan *answer_new(const NsTopology *t, const NsLatency *l,
-                     const NumaPlanWorkload *w, const Workload *work,
-                     const NsPlan *plan, bool explain)
+NumaPlan *ns_answer(const NsTopology *t, const NsLatency *l,
+                    const NsHost *host, const NsGroup *group,
+                    char *const *name, const NsPlan *plan, bool explain)
 {
     NumaPlan *out = g_new0(NumaPlan, 1);
     NumaPlanNodeList **nodes = &out->nodes;
     NumaPlanPlaceList **places = &out->places;
     strList **notes = &out->notes;
     g_autofree NsOption *option = g_new(NsOption, 2 * t->n);
-    uint32_t k = 0;
 
     for (uint32_t i = 0; i < t->n; i++) {
         NumaPlanNode *n = g_new0(NumaPlanNode, 1);
@@ -151,23 +150,23 @@ NumaPlan *answer_new(const NsTopology *t, const NsLatency *l,
         n->cpus = t->node[i].cpus;
         n->cores = t->node[i].cores;
         n->size = t->node[i].size;
-        n->free = work->place[i].free;
-        n->cpu = work->place[i].used;
+        n->free = host->node[i].free;
+        n->cpu = host->node[i].used;
         n->load = plan->load[i];
-        n->share = n->cpus ? ns_share(&work->place[i], n->load) : 0;
+        n->share = n->cpus ? ns_share(&host->node[i], n->load) : 0;
         QAPI_LIST_APPEND(nodes, n);
     }
     add_latency(out, t, l);
     for (guint i = 0; i < t->notes->len; i++) {
         QAPI_LIST_APPEND(notes, g_strdup(g_ptr_array_index(t->notes, i)));
     }
-    for (NumaPlanGroupList *g = w->groups; g; g = g->next, k++) {
-        QAPI_LIST_APPEND(places, place_new(t, work, g->value, plan, k, option,
-                                           explain));
+    for (uint32_t k = 0; k < plan->n; k++) {
+        QAPI_LIST_APPEND(places, place_new(t, host, &group[k], name[k],
+                                           plan->placed[k], &plan->choice[k],
+                                           option, explain));
     }
     out->total = plan->total;
-    out->has_before = ns_cost_of_now(&work->host, work->group, work->n,
-                                     &out->before);
+    out->has_before = ns_cost_of_now(host, group, plan->n, &out->before);
     out->exact = plan->exact;
     return out;
 }

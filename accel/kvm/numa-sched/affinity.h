@@ -1,0 +1,33 @@
+/*
+ * NUMA scheduler: on which CPUs a thread may run
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef NUMA_SCHED_AFFINITY_H
+#define NUMA_SCHED_AFFINITY_H
+
+#include "topology.h"
+
+/* What a thread's affinity says of the nodes */
+typedef struct NsBound {
+    int node;                   /* index of the only one; -1: several, or none */
+    bool narrow;                /* it may run on a part of that node's CPUs */
+} NsBound;
+
+/*
+ * The CPUs of a set, @cpu being those that are allowed, by id.  CPUs that no
+ * node has do not count.
+ */
+NsBound ns_bound(const NsTopology *t, const bool *cpu, uint32_t n);
+
+/*
+ * Ask the kernel for a thread of this process (sched_setaffinity(2)): @cpu[id]
+ * for the NS_MAX_CPUS ids.  False: it is gone, or must not be asked for.
+ */
+bool ns_affinity_read(int tid, bool *cpu);
+
+/* The CPUs of a node as in a cpuset, such as "0-3,8"; the caller frees it */
+char *ns_cpu_list(const NsNode *node);
+
+#endif

@@ -1,0 +1,271 @@
+/*
+ * NUMA scheduler: one look at the guest and the host
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/timer.h"
+#include "look.h"
+#include "residency.h"
+
+#define INTENSITY           500         /* nothing measures it yet */
+#define SAMPLES             2048        /* pages, of all groups */
+
+static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
+{
+    NsHistory *s = k->history;
+    NsSeenTask *task = g_hash_table_lookup(s->task, GINT_TO_POINTER(v->tid));
+    NsThread th = { .tid = v->tid, .group = v->group, .node = -1 };
+    NsTask now;
+
+    if (task && task->seen == s->looks) {
+        return;                 /* another vCPU of the same thread */
+    }
+    if (!ns_task_read(v->tid, &now)) {
+        return;
+    }
+    if (!task) {
+        task = g_new0(NsSeenTask, 1);
+        g_hash_table_insert(s->task, GINT_TO_POINTER(v->tid), task);
+    } else {
+        task->cpu = ns_smooth(task->cpu, ns_task_cpu(&task->now, &now,
+                                                     k->now - task->at));
+    }
+    task->now = now;
+    task->at = k->now;
+    task->seen = s->looks;
+    th.cpu = task->cpu;
+    th.bound.node = -1;
+    if (now.cpu >= 0) {
+        th.node = k->node_of_cpu[now.cpu];
+    }
+    if (ns_affinity_read(v->tid, cpu)) {
+        th.bound = ns_bound(k->t, cpu, NS_MAX_CPUS);
+    }
+    g_array_append_val(k->thread, th);
+}
+
+static gboolean is_gone(gpointer key, gpointer value, gpointer s)
+{
+    return ((NsSeenTask *)value)->seen != ((NsHistory *)s)->looks;
+}
+
+static void look_at_threads(NsLook *k)
+{
+    g_autofree bool *cpu = g_new(bool, NS_MAX_CPUS);
+
+    k->node_of_cpu = g_new(int, NS_MAX_CPUS);
+    ns_nodes_of_cpus(k->t, k->node_of_cpu, NS_MAX_CPUS);
+    for (guint i = 0; i < k->guest->vcpu->len; i++) {
+        look_at_thread(k, &g_array_index(k->guest->vcpu, NsVcpu, i), cpu);
+    }
+    g_hash_table_foreach_remove(k->history->task, is_gone, k->history);
+}
+
+/* The nodes, and what others use there */
+static void look_at_nodes(NsLook *k, const char *root)
+{
+    NsHistory *s = k->history;
+    uint32_t n = k->t->n;
+    g_autofree uint64_t *own = g_new0(uint64_t, n);
+    g_autofree uint64_t *used = g_new0(uint64_t, n);
+    uint64_t *swap = s->busy;
+
+    for (guint i = 0; i < k->thread->len; i++) {
+        const NsThread *th = &g_array_index(k->thread, NsThread, i);
+
+        if (th->node >= 0) {
+            own[th->node] += th->cpu;
+        }
+    }
+    memcpy(s->busy_now, s->busy, NS_MAX_CPUS * sizeof(*s->busy));
+    if (!ns_cpus_read(root, s->busy_now, NS_MAX_CPUS)) {
+        s->busy_at = 0;
+    } else {
+        if (s->busy_at) {
+            ns_used_by_others(k->t, s->busy, s->busy_now, NS_MAX_CPUS,
+                              k->now - s->busy_at, sysconf(_SC_CLK_TCK), own,
+                              used);
+        }
+        s->busy = s->busy_now;
+        s->busy_now = swap;
+        s->busy_at = k->now;
+    }
+    k->place = g_new(NsPlace, n);
+    for (uint32_t i = 0; i < n; i++) {
+        k->place[i] = (NsPlace) {
+            .cpus = k->t->node[i].cpus, .cores = k->t->node[i].cores,
+            .memory = k->t->node[i].size, .free = k->t->node[i].free,
+            .used = used[i],
+        };
+    }
+}
+
+static void look_at_memory(NsLook *k)
+{
+    const GArray *range = k->guest->range;
+    uint32_t n = k->t->n;
+    g_autofree uint64_t *found = g_new(uint64_t, NS_MAX_NODES);
+    uint64_t all = 0;
+
+    k->bytes = g_new0(uint64_t, (size_t)k->guest->n * n);
+    k->absent = g_new0(uint64_t, k->guest->n);
+    for (guint i = 0; i < range->len; i++) {
+        all += g_array_index(range, NsGuestRange, i).bytes;
+    }
+    for (guint i = 0; i < range->len; i++) {
+        const NsGuestRange *r = &g_array_index(range, NsGuestRange, i);
+        NsRange part = { .host = r->host, .bytes = r->bytes };
+        uint32_t samples = (double)SAMPLES * r->bytes / all + 16;
+
+        memset(found, 0, NS_MAX_NODES * sizeof(*found));
+        if (ns_residency(&part, samples, k->history->looks, found,
+                         &k->absent[r->group])) {
+            k->absent[r->group] += r->bytes;
+        }
+        for (uint32_t j = 0; j < n; j++) {
+            k->bytes[(size_t)r->group * n + j] += found[k->t->node[j].id];
+        }
+    }
+}
+
+static NsMember *member_get(NsHistory *s, const char *name)
+{
+    NsMember *m = g_hash_table_lookup(s->member, name);
+
+    if (!m) {
+        m = g_new0(NsMember, 1);
+        m->stay.home = m->home = -1;
+        ns_rest_init(&m->rest);
+        g_hash_table_insert(s->member, g_strdup(name), m);
+    }
+    m->seen = s->looks;
+    return m;
+}
+
+static void member_free(gpointer p)
+{
+    NsMember *m = p;
+
+    ns_stay_clear(&m->stay);
+    g_free(m);
+}
+
+static gboolean is_no_member(gpointer key, gpointer value, gpointer s)
+{
+    return ((NsMember *)value)->seen != ((NsHistory *)s)->looks;
+}
+
+/* Where the group is: where it is bound to, or else where it ran lately */
+static int find_home(NsLook *k, uint32_t g, uint32_t *cpu)
+{
+    NsMember *m = k->member[g];
+    uint32_t nodes = k->t->n, threads = 0, bound = 0;
+    int node = -1, last = -1;
+
+    memset(cpu, 0, nodes * sizeof(*cpu));
+    for (guint i = 0; i < k->thread->len; i++) {
+        const NsThread *th = &g_array_index(k->thread, NsThread, i);
+
+        if (th->group != g) {
+            continue;
+        }
+        threads++;
+        m->cpu += th->cpu;
+        if (th->node >= 0) {
+            cpu[th->node] += th->cpu;
+            last = last < 0 ? th->node : last;
+        }
+        k->fixed[g] |= th->bound.narrow;
+        if (th->bound.node >= 0 && (node < 0 || node == th->bound.node)) {
+            node = th->bound.node;
+            bound++;
+        }
+    }
+    m->cpu = MIN(m->cpu, NS_MAX_CPU);
+    ns_stay(&m->stay, cpu, nodes);
+    return threads && bound == threads ? node :
+           m->stay.home >= 0 ? m->stay.home : last;
+}
+
+static void look_at_groups(NsLook *k)
+{
+    NsHistory *s = k->history;
+    uint32_t n = k->guest->n, nodes = k->t->n;
+    g_autofree uint32_t *cpu = g_new(uint32_t, nodes);
+
+    k->member = g_new(NsMember *, n);
+    k->group = g_new0(NsGroup, n);
+    k->phase = g_new0(NsPhase, n);
+    k->fixed = g_new0(bool, n);
+    k->allowed = g_new0(bool, (size_t)n * nodes);
+    for (uint32_t g = 0; g < n; g++) {
+        NsMember *m = k->member[g] = member_get(s, k->guest->name[g]);
+        int home, id;
+
+        m->cpu = 0;
+        home = find_home(k, g, cpu);
+        id = home >= 0 ? k->t->node[home].id : -1;
+        if (m->home >= 0 && id >= 0 && id != m->home) {
+            ns_rest_moved(&m->rest, k->now / SCALE_MS, m->home, id);
+        }
+        m->home = id;
+        k->phase[g].resting = ns_rests(&m->rest, k->now / SCALE_MS);
+        k->group[g] = (NsGroup) {
+            .cpu = m->cpu, .intensity = INTENSITY, .home = home,
+            .bytes = k->bytes + (size_t)g * nodes,
+        };
+        if (k->fixed[g] && home >= 0) {
+            k->allowed[(size_t)g * nodes + home] = true;
+            k->group[g].allowed = k->allowed + (size_t)g * nodes;
+        }
+    }
+    g_hash_table_foreach_remove(s->member, is_no_member, s);
+}
+
+void ns_look(NsLook *k, const char *root)
+{
+    k->history->looks++;
+    k->now = get_clock();
+    k->thread = g_array_new(false, false, sizeof(NsThread));
+    look_at_threads(k);
+    look_at_nodes(k, root);
+    look_at_memory(k);
+    look_at_groups(k);
+}
+
+void ns_look_clear(NsLook *k)
+{
+    ns_topology_free(k->t);
+    ns_latency_free(k->l);
+    g_clear_pointer(&k->thread, g_array_unref);
+    g_free(k->node_of_cpu);
+    g_free(k->place);
+    g_free(k->group);
+    g_free(k->phase);
+    g_free(k->member);
+    g_free(k->bytes);
+    g_free(k->absent);
+    g_free(k->fixed);
+    g_free(k->allowed);
+}
+
+void ns_history_init(NsHistory *h)
+{
+    *h = (NsHistory) {
+        .member = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
+                                        member_free),
+        .task = g_hash_table_new_full(NULL, NULL, NULL, g_free),
+        .busy = g_new0(uint64_t, NS_MAX_CPUS),
+        .busy_now = g_new0(uint64_t, NS_MAX_CPUS),
+    };
+}
+
+void ns_history_clear(NsHistory *h)
+{
+    g_clear_pointer(&h->member, g_hash_table_unref);
+    g_clear_pointer(&h->task, g_hash_table_unref);
+    g_free(h->busy);
+    g_free(h->busy_now);
+}

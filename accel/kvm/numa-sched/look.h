@@ -1,0 +1,83 @@
+/*
+ * NUMA scheduler: one look at the guest and the host
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The sampler's thread only.
+ */
+
+#ifndef NUMA_SCHED_LOOK_H
+#define NUMA_SCHED_LOOK_H
+
+#include "affinity.h"
+#include "guest.h"
+#include "latency.h"
+#include "plan.h"
+#include "step.h"
+#include "topology.h"
+#include "usage.h"
+
+/* What is remembered of a group, by its name */
+typedef struct NsMember {
+    NsStay stay;
+    NsRest rest;
+    uint32_t cpu;               /* smoothed, 1/1000 */
+    int home;                   /* id of the node; -1: not known */
+    uint64_t seen;              /* the look in which it was there last */
+} NsMember;
+
+/* What is remembered of a thread, by its id */
+typedef struct NsSeenTask {
+    NsTask now;
+    int64_t at;                 /* ns */
+    uint32_t cpu;               /* smoothed, 1/1000 */
+    uint64_t seen;
+} NsSeenTask;
+
+/* What is remembered from one look to the next */
+typedef struct NsHistory {
+    uint64_t looks;
+    GHashTable *member, *task;
+    uint64_t *busy, *busy_now;  /* of the host's CPUs, by id */
+    int64_t busy_at;            /* ns; 0: never */
+} NsHistory;
+
+void ns_history_init(NsHistory *history);
+void ns_history_clear(NsHistory *history);
+
+/* A thread of the guest, whatever number of vCPUs run in it */
+typedef struct NsThread {
+    int tid;
+    uint32_t group;
+    uint32_t cpu;               /* 1/1000 */
+    int node;                   /* index; -1: not known */
+    NsBound bound;
+} NsThread;
+
+typedef struct NsLook {
+    NsHistory *history;
+    const NsGuest *guest;
+    NsTopology *t;
+    NsLatency *l;
+    int64_t now;                /* ns */
+    int *node_of_cpu;
+    GArray *thread;             /* NsThread */
+    NsPlace *place;
+    NsGroup *group;
+    NsPhase *phase;
+    NsMember **member;          /* by group */
+    uint64_t *bytes, *absent;   /* n * nodes; n */
+    bool *fixed, *allowed;      /* n; n * nodes */
+} NsLook;
+
+/*
+ * Fill in what follows from @history, @guest, @t and @l, which are set:
+ * threads, nodes, groups.  @root: see topology.h.  What can not be read counts
+ * as nothing.
+ */
+void ns_look(NsLook *look, const char *root);
+
+void ns_look_clear(NsLook *look);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(NsLook, ns_look_clear)
+
+#endif

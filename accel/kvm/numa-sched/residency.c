@@ -1,0 +1,58 @@
+/*
+ * NUMA scheduler: on which nodes memory is
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <sys/syscall.h>
+#include "residency.h"
+
+#define BATCH   1024
+#define GOLDEN  0x9e3779b97f4a7c15ull   /* 2^64 / golden ratio */
+
+int ns_residency(const NsRange *r, uint32_t samples, uint64_t phase,
+                 uint64_t *bytes, uint64_t *absent)
+{
+    uint64_t page = qemu_real_host_page_size();
+    uint64_t pages = r->bytes / page;
+    uint64_t n = MIN(MIN(samples, NS_MAX_SAMPLES), pages);
+    g_autofree uint64_t *found = g_new0(uint64_t, NS_MAX_NODES);
+    g_autofree void **at = g_new(void *, BATCH);
+    g_autofree int *status = g_new(int, BATCH);
+    uint64_t none = r->bytes - pages * page;
+
+    for (uint64_t i = 0; i < n;) {
+        uint32_t len = MIN(n - i, BATCH);
+
+        for (uint32_t k = 0; k < len; k++) {
+            /* Stratum i + k, and in it a place that differs each time */
+            uint64_t from = pages * (i + k) / n;
+            uint64_t width = pages * (i + k + 1) / n - from;
+
+            from += (phase + i + k) * GOLDEN % width;
+            at[k] = (char *)r->host + from * page;
+            status[k] = -ENOENT;
+        }
+        if (syscall(SYS_move_pages, 0, (unsigned long)len, at, NULL, status,
+                    0) < 0) {
+            return -errno;
+        }
+        for (uint32_t k = 0; k < len; k++) {
+            uint64_t from = pages * (i + k) / n;
+            uint64_t share = (pages * (i + k + 1) / n - from) * page;
+
+            if (status[k] >= 0 && status[k] < NS_MAX_NODES) {
+                found[status[k]] += share;
+            } else {
+                none += share;
+            }
+        }
+        i += len;
+    }
+    for (uint32_t i = 0; n && i < NS_MAX_NODES; i++) {
+        bytes[i] += found[i];
+    }
+    *absent += n ? none : r->bytes;
+    return 0;
+}

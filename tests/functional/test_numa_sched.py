@@ -1,0 +1,265 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+The numa-sched object beside a guest that spins: what it sees of this host and of
+one that is made up, and what it advises.
+"""
+
+import os
+
+from pmemha import TestCase, main
+from pmemha.numahost import Host
+from pmemha.paths import scaled
+from pmemha.qmp import QmpError
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+def spinning():
+    """Firmware of which the first instruction is a jump to itself"""
+    image = bytearray(64 * 1024)
+    image[0xfff0:0xfff2] = b'\xeb\xfe'
+    return bytes(image)
+
+
+class NumaSched(TestCase):
+
+    def machine(self, *args, name='qemu', obj='', start=True, smp=1, **kw):
+        self.work.write('spin.bin', spinning())
+        q = self.qemu(name, machine='pc', smp=smp, memory='64M', **kw)
+        q.add('-bios', 'spin.bin')
+        if obj is not None:
+            q.add('-object', f'numa-sched,id=ns0,interval-ms=100{obj}')
+        q.add(*args)
+        return q.start() if start else q
+
+    def look(self, q, want=lambda info: True, after=0):
+        """The first look that it is true for"""
+        infos = q.qmp.poll('query-numa-sched', lambda l: (
+            l and l[0]['periods'] > after and want(l[0])), scaled(30))
+        return infos[0]
+
+    def split_host(self):
+        """
+        Our CPUs are those of node 1, and our memory is on node 0: what runs
+        here is better off on node 0.
+        """
+        cpus = sorted(os.sched_getaffinity(0))
+        other = max(cpus) + 1
+        return Host(self.work, [
+            (0, [other, other + 1], 1024, [10, 30]),
+            (1, cpus, 1024, [30, 10])]), f'{other}-{other + 1}'
+
+    def refused(self, options, *said):
+        q = self.machine('-object', 'numa-sched,id=ns1' + options, obj=None,
+                         start=False)
+        q.start(negotiate=False)
+        self.assertEqual(q.wait(30), 1)
+        for text in said:
+            self.assertIn(text, q.output())
+
+    def test_this_host(self):
+        q = self.machine(smp=2)
+        info = self.look(q, lambda i: all(
+            t['cpu'] for t in i['groups'][0]['threads']))
+        self.assertEqual((info['id'], info['mode'], info['estimator']),
+                         ('ns0', 'observe', 'none'))
+        group, = info['groups']
+        tids = {c['thread-id']: c['cpu-index']
+                for c in q.qmp.cmd('query-cpus-fast')}
+        self.assertEqual({t['thread-id']: t['vcpus'] for t in group['threads']},
+                         {tid: [index] for tid, index in tids.items()})
+        self.assertEqual(group['name'], 'guest')
+        self.assertNotIn('guest-node', group)
+        memory = sum(w['bytes'] for w in group['working-set'])
+        self.assertEqual(memory + group['absent'], 64 * MIB)
+        self.assertLess(memory, 64 * MIB)
+        nodes = {n['id']: n for n in info['plan']['nodes']}
+        self.assertIn(group['home'], nodes)
+        self.assertEqual(sum(n['cpus'] for n in nodes.values()),
+                         os.sysconf('SC_NPROCESSORS_ONLN'))
+        if len(nodes) == 1:
+            self.assertNotIn('decision', info)
+            self.assertEqual(info['decisions'], 0)
+
+    def test_memory_is_seen(self):
+        q = self.machine('-object',
+                         'memory-backend-ram,id=m0,size=64M,prealloc=on',
+                         '-machine', 'memory-backend=m0')
+        group, = self.look(q)['groups']
+        self.assertEqual(sum(w['bytes'] for w in group['working-set']),
+                         64 * MIB)
+        self.assertEqual(group['absent'], 0)
+
+    def test_guest_nodes(self):
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=16M,prealloc=on',
+            '-object', 'memory-backend-ram,id=m1,size=48M',
+            '-numa', 'node,nodeid=0,cpus=0-1,memdev=m0',
+            '-numa', 'node,nodeid=1,cpus=2,memdev=m1', smp=3)
+        zero, one = sorted(self.look(q)['groups'], key=lambda g: g['name'])
+        self.assertEqual((zero['name'], zero['guest-node']), ('node0', 0))
+        self.assertEqual([t['vcpus'] for t in zero['threads']], [[0], [1]])
+        self.assertEqual([t['vcpus'] for t in one['threads']], [[2]])
+        self.assertEqual(sum(w['bytes'] for w in zero['working-set']),
+                         16 * MIB)
+        self.assertGreater(one['absent'], 40 * MIB)
+
+    def test_one_thread_for_all(self):
+        """Guest nodes or not: what shares a thread cannot be apart."""
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=32M',
+            '-object', 'memory-backend-ram,id=m1,size=32M',
+            '-numa', 'node,nodeid=0,cpus=0,memdev=m0',
+            '-numa', 'node,nodeid=1,cpus=1,memdev=m1', smp=2,
+            accel='tcg,thread=single')
+        group, = self.look(q)['groups']
+        thread, = group['threads']
+        self.assertEqual(thread['vcpus'], [0, 1])
+        self.assertEqual(sum(w['bytes'] for w in group['working-set']) +
+                         group['absent'], 64 * MIB)
+
+    def test_hotplug(self):
+        q = self.machine(smp='1,maxcpus=2')
+        group, = self.look(q)['groups']
+        self.assertEqual(len(group['threads']), 1)
+        slot = next(c for c in q.qmp.cmd('query-hotpluggable-cpus')
+                    if 'qom-path' not in c)
+        q.qmp.cmd('device_add', driver=slot['type'], id='cpu1',
+                  **slot['props'])
+        self.look(q, lambda i: len(i['groups'][0]['threads']) == 2)
+
+    def test_advice(self):
+        host, cpus = self.split_host()
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0',
+            obj=f',mode=advise,topology-root={host.dir}')
+        data = q.qmp.wait_event('NUMA_SCHED_DECISION', scaled(30))['data']
+        self.assertEqual(data['id'], 'ns0')
+        move, = data['decision']['moves']
+        self.assertEqual(move['name'], 'guest')
+        self.assertEqual(move['thread-ids'],
+                         [q.qmp.cmd('query-cpus-fast')[0]['thread-id']])
+        self.assertEqual(move['cpus'], cpus)
+        self.assertEqual((move['from']['node'], move['to']['node']), (1, 0))
+        self.assertEqual(move['to']['memory'], 'stay')
+        self.assertGreater(data['decision']['gain'],
+                           data['decision']['cost'] // 10)
+        # It is the same advice as long as nobody does anything about it.
+        info = self.look(q)
+        info = self.look(q, after=info['periods'] + 5)
+        self.assertEqual(info['decision']['moves'][0]['to']['node'], 0)
+        self.assertEqual(info['decisions'], 1)
+        self.assertEqual(len([e for e in q.qmp.events
+                              if e['event'] == 'NUMA_SCHED_DECISION']), 1)
+        self.assertEqual(info['plan']['places'][0]['choice']['node'], 0)
+
+    def test_observing_is_silent(self):
+        host, _ = self.split_host()
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0',
+            obj=f',topology-root={host.dir}')
+        info = self.look(q, lambda i: 'decision' in i)
+        self.look(q, after=info['periods'] + 2)
+        self.assertFalse([e for e in q.qmp.events
+                          if e['event'] == 'NUMA_SCHED_DECISION'])
+
+    def test_pinned_by_a_manager(self):
+        """On fewer CPUs than the node has: only its memory may move."""
+        host, _ = self.split_host()
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0', obj=None)
+        tid = q.qmp.cmd('query-cpus-fast')[0]['thread-id']
+        os.sched_setaffinity(tid, {min(os.sched_getaffinity(0))})
+        q.qmp.cmd('object-add', **{
+            'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
+            'topology-root': host.dir})
+        info = self.look(q, lambda i: 'decision' in i)
+        group, = info['groups']
+        self.assertEqual(group['fixed'], len(os.sched_getaffinity(0)) > 1)
+        self.assertTrue(group['threads'][0]['bound'])
+        if group['fixed']:
+            to = info['decision']['moves'][0]['to']
+            self.assertEqual((to['node'], to['memory']), (1, 'follow'))
+
+    def test_sparse_ids(self):
+        """Memory is on nodes of this host, which are not there."""
+        cpus = sorted(os.sched_getaffinity(0))
+        host = Host(self.work, [(903, cpus, 1024, [10, 20]),
+                                (909, [max(cpus) + 1], 1024, [20, 10])])
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0',
+            obj=f',topology-root={host.dir}')
+        group, = self.look(q)['groups']
+        self.assertEqual((group['home'], group['working-set']), (903, []))
+
+    def test_latency_file(self):
+        host, _ = self.split_host()
+        self.work.write('ns.txt', '0 0 80\n0 1 140\n1 0 150\n1 1 81 # far\n')
+        q = self.machine(obj=f',topology-root={host.dir},latency=ns.txt')
+        found = {(l['from'], l['to']): (l['value'], l['source'])
+                 for l in self.look(q)['plan']['latency']}
+        self.assertEqual(found, {
+            (0, 0): (80, 'operator'), (0, 1): (140, 'operator'),
+            (1, 0): (150, 'operator'), (1, 1): (81, 'operator')})
+
+    def test_comes_and_goes(self):
+        q = self.machine(obj=None)
+        self.assertEqual(q.qmp.cmd('query-numa-sched'), [])
+        for _ in range(20):
+            q.qmp.cmd('object-add', **{'qom-type': 'numa-sched', 'id': 'ns0',
+                                       'interval-ms': 100})
+            q.qmp.cmd('object-del', id='ns0')
+        q.qmp.cmd('object-add', **{'qom-type': 'numa-sched', 'id': 'ns0',
+                                   'interval-ms': 100})
+        self.look(q, after=2)
+        with self.assertRaises(QmpError) as e:
+            q.qmp.cmd('object-add', **{'qom-type': 'numa-sched', 'id': 'ns1'})
+        self.assertIn("there is 'ns0'", str(e.exception))
+        with self.assertRaises(QmpError) as e:
+            q.qmp.cmd('qom-set', path='/objects/ns0', property='horizon',
+                      value=5)
+        self.assertIn("give it when the object is created", str(e.exception))
+        q.qmp.cmd('object-del', id='ns0')
+        self.assertEqual(q.qmp.cmd('query-numa-sched'), [])
+        q.quit()
+
+    def test_monitor(self):
+        host, cpus = self.split_host()
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0',
+            obj=f',topology-root={host.dir}')
+        self.look(q, lambda i: 'decision' in i)
+        text = q.hmp('info numa-sched')
+        for said in ('ns0', 'observe', 'guest', '64 MiB', cpus):
+            self.assertIn(said, text)
+
+    def test_refused(self):
+        self.refused(',interval-ms=99', "'interval-ms'", '99', '100')
+        self.refused(',hysteresis=101', "'hysteresis'", '101')
+        self.refused(',horizon=0', "'horizon'", '1 to 3600')
+        self.refused(',max-migrate-bandwidth=1k', 'max-migrate-bandwidth')
+        self.refused(',latency=none.txt', 'none.txt')
+        self.refused(',topology-root=nowhere', 'nowhere')
+        self.work.write('bad.txt', '0 0 ten\n')
+        self.refused(',latency=bad.txt', 'bad.txt')
+
+    def test_help(self):
+        q = self.machine('-object', 'numa-sched,help', obj=None, start=False)
+        q.start(negotiate=False)
+        self.assertEqual(q.wait(30), 0)
+        for name in ('mode', 'interval-ms', 'hysteresis', 'horizon',
+                     'max-migrate-bandwidth', 'latency', 'topology-root'):
+            line = next(l for l in q.output().splitlines()
+                        if l.strip().startswith(name + '='))
+            self.assertIn(' - ', line)
+
+
+if __name__ == '__main__':
+    main()
