@@ -11,7 +11,7 @@
 
 /* What a thread's affinity says of the nodes */
 typedef struct NsBound {
-    int node;                   /* index of the only one; -1: several, or none */
+    int node;                   /* index of the only one; -1: several or none */
     bool narrow;                /* it may run on a part of that node's CPUs */
 } NsBound;
 

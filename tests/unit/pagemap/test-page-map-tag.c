@@ -11,14 +11,7 @@
 #include "crypto/hash.h"
 #include "crypto/init.h"
 #include "migration/pagemap/wire.h"
-
-/* In place of QEMU's own, by the linker; see meson.build */
-int __real_qcrypto_hash_bytesv(QCryptoHashAlgo alg, const struct iovec *iov,
-                               size_t n, uint8_t **result, size_t *len,
-                               Error **errp);
-int __wrap_qcrypto_hash_bytesv(QCryptoHashAlgo alg, const struct iovec *iov,
-                               size_t n, uint8_t **result, size_t *len,
-                               Error **errp);
+#include "wrap-hash.h"
 
 static bool hash_fails;
 
