@@ -11,7 +11,7 @@ import subprocess
 
 from pmemha import TestCase, main
 from pmemha.numahost import Host
-from pmemha.paths import program, scaled
+from pmemha.paths import build_dir, program, scaled
 
 GIB = 1 << 30
 
@@ -76,6 +76,23 @@ class NumaPlan(TestCase):
             place['choice'][k] for k in ('run', 'copy', 'cold')))
         self.assertEqual(plan['before'], options[0, 'stay']['run'])
         self.assertTrue(plan['exact'])
+
+    def test_firmware_table(self):
+        """What firmware has for Linux, here QEMU's: all pairs, not the best"""
+        host = Host(self.work, [
+            (0, [0], 1024, [10, 20, 20]), (1, [1], 1024, [20, 10, 20]),
+            (2, [], 1024, [20, 20, 10])], 'qemu')
+        tables = build_dir('10.0', 'src/tests/data/acpi/x86/q35')
+        for name in ('HMAT', 'SRAT'):
+            with open(f'{tables}/{name}.acpihmat-noinitiator', 'rb') as f:
+                host.table(name, f.read())
+        self.host = host
+        found = {(l['from'], l['to']): (l['value'], l['source'])
+                 for l in self.plan({'groups': []})['latency']}
+        # As tests/qtest/bios-tables-test.c has them on its command line
+        self.assertEqual(found, {
+            (i, j): (ns, 'hmat') for i, row in enumerate(
+                [[10, 20, 30], [20, 10, 30]]) for j, ns in enumerate(row)})
 
     def test_capacity(self):
         """What others take counts, and what does not fit has a reason."""

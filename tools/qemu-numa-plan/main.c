@@ -229,23 +229,18 @@ static bool answer_lines(const Options *o, const NsTopology *t,
     return true;
 }
 
-static NsLatency *host_latency(const Options *o, const NsTopology *t,
-                               Error **errp)
+static NsLatency *host_latency(const Options *o, NsTopology *t, Error **errp)
 {
     g_autofree char *buf = NULL;
-    g_autofree uint32_t *ns = NULL;
-    NsGiven given = { .source = NS_OPERATOR };
-    size_t len;
+    size_t len = 0;
 
-    if (!o->latency) {
-        return ns_latency(t, NULL, 0);
+    if (o->latency) {
+        buf = read_file(o->latency, &len, errp);
+        if (!buf) {
+            return NULL;
+        }
     }
-    buf = read_file(o->latency, &len, errp);
-    if (!buf) {
-        return NULL;
-    }
-    given.ns = ns = ns_latency_parse(t, o->latency, buf, len, errp);
-    return ns ? ns_latency(t, &given, 1) : NULL;
+    return ns_latency_read(t, o->root, o->latency, buf, len, errp);
 }
 
 int main(int argc, char **argv)

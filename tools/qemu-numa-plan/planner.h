@@ -10,6 +10,7 @@
 #define QEMU_NUMA_PLAN_PLANNER_H
 
 #include "accel/kvm/numa-sched/answer.h"
+#include "accel/kvm/numa-sched/latency-read.h"
 
 /* Figures of one workload on a host, as the policy takes them */
 typedef struct Workload {

@@ -15,6 +15,7 @@
 #include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "answer.h"
+#include "latency-read.h"
 #include "look.h"
 #include "report.h"
 #include "sampler.h"
@@ -75,22 +76,12 @@ static void plan(NsSampler *s, NsLook *k, NumaSchedInfo *info)
 
 static bool look_at_host(const NsSampler *s, NsLook *k, Error **errp)
 {
-    g_autofree uint32_t *ns = NULL;
-    NsGiven given = { .source = NS_OPERATOR };
-
     k->t = ns_topology_read(s->root, errp);
-    if (!k->t) {
-        return false;
+    if (k->t) {
+        k->l = ns_latency_read(k->t, s->root, s->latency_name, s->latency,
+                               s->latency_len, errp);
     }
-    if (s->latency) {
-        given.ns = ns = ns_latency_parse(k->t, s->latency_name, s->latency,
-                                         s->latency_len, errp);
-        if (!ns) {
-            return false;
-        }
-    }
-    k->l = ns_latency(k->t, &given, ns ? 1 : 0);
-    return true;
+    return k->l;
 }
 
 static uint32_t largest_node(const NsTopology *t)

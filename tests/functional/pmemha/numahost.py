@@ -28,3 +28,10 @@ class Host:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, 'w', encoding='ascii') as f:
             f.write(text + '\n')
+
+    def table(self, name, data):
+        """A table of the firmware"""
+        path = os.path.join(self.dir, 'sys/firmware/acpi/tables')
+        os.makedirs(path, exist_ok=True)
+        with open(os.path.join(path, name), 'wb') as f:
+            f.write(data)
