@@ -1,5 +1,6 @@
 /*
- * Fuzzer: the parsers of sysfs files, and the reader of a host's topology
+ * Fuzzer: the parsers of sysfs, proc and firmware's tables, and the reader of a
+ * host's topology
  *
  * Input: a byte, then a file for the parsers (the byte is even) or the files of
  * a host (it is odd): a byte that chooses the name, two for the length, the
@@ -12,8 +13,10 @@
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
 #include <ftw.h>
+#include "accel/kvm/numa-sched/hmat.h"
 #include "accel/kvm/numa-sched/parse.h"
 #include "accel/kvm/numa-sched/topology.h"
+#include "accel/kvm/numa-sched/usage.h"
 
 #include "fuzz.h"
 
@@ -73,6 +76,48 @@ static void check_set(bool (*parse)(const char *, size_t, unsigned long *,
     }
 }
 
+static void check_proc(const char *buf, size_t len)
+{
+    static uint64_t busy[64];
+    uint64_t run, wait;
+    int cpu;
+
+    ns_parse_schedstat(buf, len, &run, &wait);
+    must(!ns_parse_task_cpu(buf, len, &cpu) || (cpu >= 0 && cpu < NS_MAX_CPUS));
+    ns_parse_cpus(buf, len, busy, ARRAY_SIZE(busy));
+}
+
+/* The bytes are what comes after the header, of both tables. */
+static void check_hmat(const char *buf, size_t len)
+{
+    static NsNode node[3] = {
+        { .id = 0, .cpus = 1, .size = 1 }, { .id = 1, .size = 1 },
+        { .id = 7, .cpus = 1, .size = 1, .access_ns = 80 },
+    };
+    static bool initiator[9] = { [8] = true };
+    const NsTopology t = { .n = 3, .node = node, .initiator = initiator };
+    g_autofree uint8_t *hmat = g_malloc0(40 + len);
+    g_autofree uint8_t *srat = g_malloc0(48 + len);
+    const char *why;
+
+    memcpy(hmat, "HMAT", 4);
+    memcpy(srat, "SRAT", 4);
+    memcpy(hmat + 40, buf, len);
+    memcpy(srat + 48, buf, len);
+    for (hmat[8] = 1; hmat[8] <= 2; hmat[8]++) {
+        for (int i = 0; i < 2; i++) {
+            g_autofree uint32_t *ns = ns_hmat_parse(&t, hmat, 40 + len,
+                                                    i ? srat : NULL,
+                                                    i ? 48 + len : 0, &why);
+
+            must(!ns == !!why);
+            for (int k = 0; ns && k < 9; k++) {
+                must(ns[k] <= NS_MAX_LATENCY);
+            }
+        }
+    }
+}
+
 static void check_parsers(const char *buf, size_t len)
 {
     static const uint64_t limits[] = { 0, 5, NS_MAX_LATENCY, UINT64_MAX };
@@ -95,6 +140,8 @@ static void check_parsers(const char *buf, size_t len)
             must(row[--n] <= limits[i]);
         }
     }
+    check_proc(buf, len);
+    check_hmat(buf, len);
 }
 
 static void check_topology(const NsTopology *t)

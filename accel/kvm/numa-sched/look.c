@@ -29,6 +29,7 @@ static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
         task = g_new0(NsSeenTask, 1);
         g_hash_table_insert(s->task, GINT_TO_POINTER(v->tid), task);
     } else {
+        th.run = ns_task_run(&task->now, &now, k->now - task->at);
         task->cpu = ns_smooth(task->cpu, ns_task_cpu(&task->now, &now,
                                                      k->now - task->at));
     }
@@ -76,10 +77,12 @@ static void look_at_nodes(NsLook *k, const char *root)
         const NsThread *th = &g_array_index(k->thread, NsThread, i);
 
         if (th->node >= 0) {
-            own[th->node] += th->cpu;
+            own[th->node] += th->run;
         }
     }
-    memcpy(s->busy_now, s->busy, NS_MAX_CPUS * sizeof(*s->busy));
+    for (uint32_t c = 0; c < NS_MAX_CPUS; c++) {
+        s->busy_now[c] = NS_BUSY_UNKNOWN;
+    }
     if (!ns_cpus_read(root, s->busy_now, NS_MAX_CPUS)) {
         s->busy_at = 0;
     } else {
@@ -158,13 +161,13 @@ static gboolean is_no_member(gpointer key, gpointer value, gpointer s)
 }
 
 /* Where the group is: where it is bound to, or else where it ran lately */
-static int find_home(NsLook *k, uint32_t g, uint32_t *cpu)
+static int find_home(NsLook *k, uint32_t g, uint32_t *used)
 {
     NsMember *m = k->member[g];
     uint32_t nodes = k->t->n, threads = 0, bound = 0;
-    int node = -1, last = -1;
+    int node = -1;
 
-    memset(cpu, 0, nodes * sizeof(*cpu));
+    memset(used, 0, nodes * sizeof(*used));
     for (guint i = 0; i < k->thread->len; i++) {
         const NsThread *th = &g_array_index(k->thread, NsThread, i);
 
@@ -174,8 +177,7 @@ static int find_home(NsLook *k, uint32_t g, uint32_t *cpu)
         threads++;
         m->cpu += th->cpu;
         if (th->node >= 0) {
-            cpu[th->node] += th->cpu;
-            last = last < 0 ? th->node : last;
+            used[th->node] += th->cpu + 1;
         }
         k->fixed[g] |= th->bound.narrow;
         if (th->bound.node >= 0 && (node < 0 || node == th->bound.node)) {
@@ -184,9 +186,8 @@ static int find_home(NsLook *k, uint32_t g, uint32_t *cpu)
         }
     }
     m->cpu = MIN(m->cpu, NS_MAX_CPU);
-    ns_stay(&m->stay, cpu, nodes);
-    return threads && bound == threads ? node :
-           m->stay.home >= 0 ? m->stay.home : last;
+    ns_stay(&m->stay, used, nodes);
+    return threads && bound == threads ? node : m->stay.home;
 }
 
 static void look_at_groups(NsLook *k)

@@ -49,7 +49,8 @@ void ns_history_clear(NsHistory *history);
 typedef struct NsThread {
     int tid;
     uint32_t group;
-    uint32_t cpu;               /* 1/1000 */
+    uint32_t cpu;               /* with waiting, smoothed, 1/1000 */
+    uint32_t run;               /* without, since the last look */
     int node;                   /* index; -1: not known */
     NsBound bound;
 } NsThread;

@@ -13,6 +13,8 @@
 #define STAT_MAX    (4 * 1024 * 1024)   /* 8192 CPUs and their interrupts */
 #define CPU_FIELD   39                  /* of stat, counted from 1 */
 #define NAME_FIELD  2
+#define STAY_CALLS  8
+#define STAY_UNIT   1024                /* so that a 1 can be smoothed */
 
 static void skip_blanks(const char **p, const char *end)
 {
@@ -40,7 +42,8 @@ bool ns_parse_schedstat(const char *buf, size_t len, uint64_t *run,
     const char *end = buf + len;
     uint64_t r, w;
 
-    if (!take(&buf, end, INT64_MAX, &r) || !take(&buf, end, INT64_MAX, &w)) {
+    if (!take(&buf, end, INT64_MAX, &r) || !take(&buf, end, INT64_MAX, &w) ||
+        buf == end) {
         return false;
     }
     *run = r;
@@ -65,7 +68,7 @@ bool ns_parse_task_cpu(const char *buf, size_t len, int *cpu)
             p++;
         }
     }
-    if (!take(&p, end, NS_MAX_CPUS - 1, &v)) {
+    if (!take(&p, end, NS_MAX_CPUS - 1, &v) || p == end) {
         return false;
     }
     *cpu = v;
@@ -112,7 +115,7 @@ void ns_parse_cpus(const char *buf, size_t len, uint64_t *busy, uint32_t n)
 /* -1: it can not be read; otherwise bytes, at most @size */
 static ssize_t read_file(const char *path, char *buf, size_t size)
 {
-    int fd = qemu_open_old(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t n;
 
     if (fd < 0) {
@@ -146,7 +149,7 @@ bool ns_cpus_read(const char *root, uint64_t *busy, uint32_t n)
     g_autofree char *path = g_build_filename(root, "proc/stat", NULL);
     g_autofree char *buf = NULL;
     size_t len = 0, room = 64 * 1024;
-    int fd = qemu_open_old(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got;
 
     if (fd < 0) {
@@ -172,20 +175,30 @@ bool ns_cpus_read(const char *root, uint64_t *busy, uint32_t n)
     return true;
 }
 
-uint32_t ns_task_cpu(const NsTask *before, const NsTask *now, int64_t elapsed)
+static uint32_t part_of(uint64_t used, int64_t elapsed)
 {
-    uint64_t used;
-
-    if (now->run < before->run || now->wait < before->wait || elapsed <= 0) {
+    if (elapsed <= 0) {
         return 0;
     }
-    used = now->run - before->run + (now->wait - before->wait);
     if (used >= elapsed) {
         return 1000;
     }
     /* Without an overflow, and to less than a millionth */
     return elapsed > INT64_MAX / 1000 ? used / (elapsed / 1000) :
            used * 1000 / elapsed;
+}
+
+uint32_t ns_task_cpu(const NsTask *before, const NsTask *now, int64_t elapsed)
+{
+    return now->run < before->run || now->wait < before->wait ? 0 :
+           part_of(now->run - before->run + (now->wait - before->wait),
+                   elapsed);
+}
+
+uint32_t ns_task_run(const NsTask *before, const NsTask *now, int64_t elapsed)
+{
+    return now->run < before->run ? 0 :
+           part_of(now->run - before->run, elapsed);
 }
 
 uint32_t ns_smooth(uint32_t value, uint32_t sample)
@@ -206,7 +219,8 @@ void ns_used_by_others(const NsTopology *t, const uint64_t *before,
         for (uint32_t k = 0; all && k < t->node[i].cpus; k++) {
             uint32_t cpu = t->node[i].cpu[k];
 
-            if (cpu < n && now[cpu] > before[cpu]) {
+            if (cpu < n && before[cpu] != NS_BUSY_UNKNOWN &&
+                now[cpu] != NS_BUSY_UNKNOWN && now[cpu] > before[cpu]) {
                 sum += MIN((now[cpu] - before[cpu]), all) * 1000 / all;
             }
         }
@@ -228,22 +242,24 @@ void ns_nodes_of_cpus(const NsTopology *t, int *node, uint32_t n)
     }
 }
 
-int ns_stay(NsStay *s, const uint32_t *cpu, uint32_t n)
+int ns_stay(NsStay *s, const uint32_t *used, uint32_t n)
 {
+    bool anew = s->n != n;
     uint32_t best = 0;
 
-    if (s->n != n) {
+    if (anew) {
         ns_stay_clear(s);
         s->n = n;
-        s->cpu = g_memdup2(cpu, n * sizeof(*cpu));
-        s->home = -1;
+        s->weight = g_new0(uint32_t, n);
     }
     for (uint32_t i = 0; i < n; i++) {
-        s->cpu[i] = ns_smooth(s->cpu[i], cpu[i]);
-        best = s->cpu[i] > s->cpu[best] ? i : best;
+        int64_t to = (int64_t)used[i] * STAY_UNIT, from = s->weight[i];
+
+        s->weight[i] = anew ? to : from + (to - from) / STAY_CALLS;
+        best = s->weight[i] > s->weight[best] ? i : best;
     }
-    if (s->cpu[best] && (s->home < 0 || (uint64_t)s->cpu[best] * 4 >
-                         (uint64_t)s->cpu[s->home] * 5)) {
+    if (s->weight[best] && (s->home < 0 || (uint64_t)s->weight[best] * 4 >
+                            (uint64_t)s->weight[s->home] * 5)) {
         s->home = best;
     }
     return s->home;
@@ -251,6 +267,6 @@ int ns_stay(NsStay *s, const uint32_t *cpu, uint32_t n)
 
 void ns_stay_clear(NsStay *s)
 {
-    g_free(s->cpu);
+    g_free(s->weight);
     *s = (NsStay) { .home = -1 };
 }

@@ -32,7 +32,9 @@ static void test_schedstat(void)
     for (size_t len = 0; len <= strlen(text); len++) {
         g_autofree char *buf = exactly(text, len);
 
-        ns_parse_schedstat(buf, len, &run, &wait);
+        /* A number at the end may have been longer. */
+        g_assert_cmpint(ns_parse_schedstat(buf, len, &run, &wait), ==,
+                        len > strlen("123456789 42"));
     }
     g_assert_true(ns_parse_schedstat(text, strlen(text), &run, &wait));
     g_assert_cmpuint(run, ==, 123456789);
@@ -60,7 +62,7 @@ static void test_task_cpu(void)
         cpu = -1;
         g_assert_true(ns_parse_task_cpu(text, strlen(text), &cpu));
         g_assert_cmpint(cpu, ==, 63);
-        for (size_t len = 0; len < end - 2; len++) {
+        for (size_t len = 0; len <= end; len++) {
             g_autofree char *buf = exactly(text, len);
 
             g_assert_false(ns_parse_task_cpu(buf, len, &cpu));
@@ -105,6 +107,8 @@ static void test_usage(void)
     g_assert_cmpuint(ns_task_cpu(&a, &b, 0), ==, 0);
     g_assert_cmpuint(ns_task_cpu(&a, &b, -1), ==, 0);
     g_assert_cmpuint(ns_task_cpu(&b, &a, SCALE_MS), ==, 0);
+    g_assert_cmpuint(ns_task_run(&a, &b, SCALE_MS), ==, 250);
+    g_assert_cmpuint(ns_task_run(&b, &a, SCALE_MS), ==, 0);
     b.run = INT64_MAX;
     g_assert_cmpuint(ns_task_cpu(&a, &b, INT64_MAX), >=, 999);
     b.run = a.run;
@@ -153,6 +157,16 @@ static void test_others(void)
                       used);
     g_assert_cmpuint(used[0], ==, 0);
     g_assert_cmpuint(used[1], ==, 0);
+    /* A CPU that has just come, or that the file has no more */
+    own[0] = 0;
+    before[0] = NS_BUSY_UNKNOWN;
+    now[5] = NS_BUSY_UNKNOWN;
+    ns_used_by_others(t, before, now, 9, NANOSECONDS_PER_SECOND, 100, own,
+                      used);
+    g_assert_cmpuint(used[0], ==, 500);
+    g_assert_cmpuint(used[1], ==, 0);
+    before[0] = 0;
+    now[5] = 9999;
     /* Back, and no time at all */
     own[0] = 0;
     ns_used_by_others(t, now, before, 9, NANOSECONDS_PER_SECOND, 100, own,
@@ -178,6 +192,7 @@ static void test_stay(void)
     NsStay s = { .home = -1 };
     uint32_t here[3] = { 1000, 0, 0 }, there[3] = { 0, 1000, 0 };
     uint32_t none[3] = { }, even[3] = { 500, 510, 0 };
+    uint32_t idle_here[3] = { 1, 0, 0 }, idle_there[3] = { 0, 1, 0 };
     int at = 0;
 
     g_assert_cmpint(ns_stay(&s, none, 3), ==, -1);
@@ -189,18 +204,25 @@ static void test_stay(void)
     for (int i = 0; i < 20; i++) {
         g_assert_cmpint(ns_stay(&s, here, 3), ==, 0);
     }
-    /* Balanced: now here, now there, and the same on the average */
+    /* Balanced: now here, now there, busy or idle */
     for (int i = 0; i < 100; i++) {
         g_assert_cmpint(ns_stay(&s, even, 3), ==, 0);
     }
-    /* It went: after a few looks, for good */
-    for (int i = 0; i < 20; i++) {
-        int home = ns_stay(&s, there, 3);
-
-        g_assert_cmpint(home, >=, at);
-        at = home;
+    for (int i = 0; i < 200; i++) {
+        g_assert_cmpint(ns_stay(&s, i % 2 ? there : here, 3), ==, 0);
     }
-    g_assert_cmpint(at, ==, 1);
+    for (int i = 0; i < 200; i++) {
+        g_assert_cmpint(ns_stay(&s, i % 2 ? idle_there : idle_here, 3), ==, 0);
+    }
+    /* It goes for good. */
+    for (int i = 0; i < 40; i++) {
+        ns_stay(&s, here, 3);
+    }
+    while (ns_stay(&s, there, 3) == 0) {
+        at++;
+    }
+    g_assert_cmpint(at, ==, 6);
+    g_assert_cmpint(s.home, ==, 1);
     /* Another host */
     g_assert_cmpint(ns_stay(&s, here, 1), ==, 0);
     ns_stay_clear(&s);
