@@ -76,12 +76,12 @@ typedef struct NsStay {
 
 /*
  * Take what a group used on each node into account, 1/1000 CPU, and a 1 for
- * each thread that is there; returns its home.  Threads that the kernel balances are
- * here and there: the home changes only when another node has more than 5/4 of
- * its weight, which is the mean of about 8 calls (so that a thread that is on
- * two nodes in turn, 8 to 7, has one home, and one that goes for good has the
- * other one after 7 calls).  With another number of nodes than before it begins
- * anew.
+ * each thread that is there; returns its home.  Threads that the kernel
+ * balances are here and there: the home changes only when another node has more
+ * than 5/4 of its weight, which is the mean of about 8 calls (so that a thread
+ * that is on two nodes in turn, 8 to 7, has one home, and one that goes for
+ * good has the other one after 7 calls).  With another number of nodes than
+ * before it begins anew.
  */
 int ns_stay(NsStay *stay, const uint32_t *used, uint32_t n);
 
