@@ -160,8 +160,11 @@ static gboolean is_no_member(gpointer key, gpointer value, gpointer s)
     return ((NsMember *)value)->seen != ((NsHistory *)s)->looks;
 }
 
-/* Where the group is: where it is bound to, or else where it ran lately */
-static int find_home(NsLook *k, uint32_t g, uint32_t *used)
+/*
+ * Where the group is: where it is bound to, or else where it ran lately.  False:
+ * it has no thread, yet or any more
+ */
+static bool find_home(NsLook *k, uint32_t g, uint32_t *used, int *home)
 {
     NsMember *m = k->member[g];
     uint32_t nodes = k->t->n, threads = 0, bound = 0;
@@ -187,7 +190,8 @@ static int find_home(NsLook *k, uint32_t g, uint32_t *used)
     }
     m->cpu = MIN(m->cpu, NS_MAX_CPU);
     ns_stay(&m->stay, used, nodes);
-    return threads && bound == threads ? node : m->stay.home;
+    *home = bound == threads ? node : m->stay.home;
+    return threads;
 }
 
 static void look_at_groups(NsLook *k)
@@ -203,10 +207,11 @@ static void look_at_groups(NsLook *k)
     k->allowed = g_new0(bool, (size_t)n * nodes);
     for (uint32_t g = 0; g < n; g++) {
         NsMember *m = k->member[g] = member_get(s, k->guest->name[g]);
+        bool there;
         int home, id;
 
         m->cpu = 0;
-        home = find_home(k, g, cpu);
+        there = find_home(k, g, cpu, &home);
         id = home >= 0 ? k->t->node[home].id : -1;
         if (m->home >= 0 && id >= 0 && id != m->home) {
             ns_rest_moved(&m->rest, k->now / SCALE_MS, m->home, id);
@@ -217,9 +222,11 @@ static void look_at_groups(NsLook *k)
             .cpu = m->cpu, .intensity = INTENSITY, .home = home,
             .bytes = k->bytes + (size_t)g * nodes,
         };
-        if (k->fixed[g] && home >= 0) {
-            k->allowed[(size_t)g * nodes + home] = true;
+        if (!there || (k->fixed[g] && home >= 0)) {
             k->group[g].allowed = k->allowed + (size_t)g * nodes;
+            if (home >= 0) {
+                k->allowed[(size_t)g * nodes + home] = true;
+            }
         }
     }
     g_hash_table_foreach_remove(s->member, is_no_member, s);
