@@ -23,6 +23,17 @@ def spinning():
     return bytes(image)
 
 
+def ranges(cpus):
+    """As the kernel writes them: 1-3,7"""
+    parts = []
+    for c in cpus:
+        if parts and c == parts[-1][1] + 1:
+            parts[-1][1] = c
+        else:
+            parts.append([c, c])
+    return ','.join(str(a) if a == b else f'{a}-{b}' for a, b in parts)
+
+
 class NumaSched(TestCase):
 
     def machine(self, *args, name='qemu', obj='', start=True, smp=1, **kw):
@@ -42,14 +53,24 @@ class NumaSched(TestCase):
 
     def split_host(self):
         """
-        Our CPUs are those of node 1, and our memory is on node 0: what runs
-        here is better off on node 0.
+        One of our CPUs is node 1; the others are node 0, where our memory is.
         """
-        cpus = sorted(os.sched_getaffinity(0))
-        other = max(cpus) + 1
-        return Host(self.work, [
-            (0, [other, other + 1], 1024, [10, 30]),
-            (1, cpus, 1024, [30, 10])]), f'{other}-{other + 1}'
+        here, *other = sorted(os.sched_getaffinity(0))
+        self.assertTrue(other, 'this needs two CPUs')
+        return Host(self.work, [(0, other, 1024, [10, 30]),
+                                (1, [here], 1024, [30, 10])]), here, other
+
+    def on_one_cpu(self, cpu, host, **props):
+        """A guest with memory, whose vCPU is bound; then the object"""
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0', obj=None)
+        q.tid = q.qmp.cmd('query-cpus-fast')[0]['thread-id']
+        os.sched_setaffinity(q.tid, {cpu})
+        q.qmp.cmd('object-add', **{
+            'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
+            'topology-root': host.dir, **props})
+        return q
 
     def refused(self, options, *said):
         q = self.machine('-object', 'numa-sched,id=ns1' + options, obj=None,
@@ -61,8 +82,9 @@ class NumaSched(TestCase):
 
     def test_this_host(self):
         q = self.machine(smp=2)
-        info = self.look(q, lambda i: all(
-            t['cpu'] for t in i['groups'][0]['threads']))
+        # The firmware of the second one waits to be called.
+        info = self.look(q, lambda i: any(
+            t['cpu'] for t in i['groups'][0]['threads'] if 0 in t['vcpus']))
         self.assertEqual((info['id'], info['mode'], info['estimator']),
                          ('ns0', 'observe', 'none'))
         group, = info['groups']
@@ -131,18 +153,14 @@ class NumaSched(TestCase):
         self.look(q, lambda i: len(i['groups'][0]['threads']) == 2)
 
     def test_advice(self):
-        host, cpus = self.split_host()
-        q = self.machine(
-            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
-            '-machine', 'memory-backend=m0',
-            obj=f',mode=advise,topology-root={host.dir}')
+        host, here, other = self.split_host()
+        q = self.on_one_cpu(here, host, mode='advise')
         data = q.qmp.wait_event('NUMA_SCHED_DECISION', scaled(30))['data']
         self.assertEqual(data['id'], 'ns0')
         move, = data['decision']['moves']
         self.assertEqual(move['name'], 'guest')
-        self.assertEqual(move['thread-ids'],
-                         [q.qmp.cmd('query-cpus-fast')[0]['thread-id']])
-        self.assertEqual(move['cpus'], cpus)
+        self.assertEqual(move['thread-ids'], [q.tid])
+        self.assertEqual(move['cpus'], ranges(other))
         self.assertEqual((move['from']['node'], move['to']['node']), (1, 0))
         self.assertEqual(move['to']['memory'], 'stay')
         self.assertGreater(data['decision']['gain'],
@@ -155,13 +173,14 @@ class NumaSched(TestCase):
         self.assertEqual(len([e for e in q.qmp.events
                               if e['event'] == 'NUMA_SCHED_DECISION']), 1)
         self.assertEqual(info['plan']['places'][0]['choice']['node'], 0)
+        # Who follows it is left in peace.
+        os.sched_setaffinity(q.tid, other)
+        info = self.look(q, lambda i: i['groups'][0].get('home') == 0)
+        self.assertNotIn('decision', self.look(q, after=info['periods'] + 3))
 
     def test_observing_is_silent(self):
-        host, _ = self.split_host()
-        q = self.machine(
-            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
-            '-machine', 'memory-backend=m0',
-            obj=f',topology-root={host.dir}')
+        host, here, _ = self.split_host()
+        q = self.on_one_cpu(here, host)
         info = self.look(q, lambda i: 'decision' in i)
         self.look(q, after=info['periods'] + 2)
         self.assertFalse([e for e in q.qmp.events
@@ -169,22 +188,38 @@ class NumaSched(TestCase):
 
     def test_pinned_by_a_manager(self):
         """On fewer CPUs than the node has: only its memory may move."""
-        host, _ = self.split_host()
-        q = self.machine(
-            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
-            '-machine', 'memory-backend=m0', obj=None)
-        tid = q.qmp.cmd('query-cpus-fast')[0]['thread-id']
-        os.sched_setaffinity(tid, {min(os.sched_getaffinity(0))})
-        q.qmp.cmd('object-add', **{
-            'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
-            'topology-root': host.dir})
+        cpus = sorted(os.sched_getaffinity(0))
+        host = Host(self.work, [(0, [max(cpus) + 1], 1024, [10, 30]),
+                                (1, cpus, 1024, [30, 10])])
+        q = self.on_one_cpu(cpus[0], host)
         info = self.look(q, lambda i: 'decision' in i)
         group, = info['groups']
-        self.assertEqual(group['fixed'], len(os.sched_getaffinity(0)) > 1)
+        self.assertTrue(group['fixed'])
         self.assertTrue(group['threads'][0]['bound'])
-        if group['fixed']:
-            to = info['decision']['moves'][0]['to']
-            self.assertEqual((to['node'], to['memory']), (1, 'follow'))
+        to = info['decision']['moves'][0]['to']
+        self.assertEqual((to['node'], to['memory']), (1, 'follow'))
+
+    def test_cpuset(self):
+        """A node of which not all CPUs are allowed is no target."""
+        here, *other = sorted(os.sched_getaffinity(0))
+        host = Host(self.work, [
+            (0, [max(other) + 1], 1024, [10, 30, 30]),
+            (1, [here], 1024, [30, 10, 30]),
+            (2, other, 1024, [30, 30, 10])])
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-machine', 'memory-backend=m0',
+            obj=f',topology-root={host.dir}')
+        info = self.look(q, lambda i: 'decision' in i)
+        self.assertFalse(info['groups'][0]['fixed'])
+        self.assertEqual({o['node'] for o in info['plan']['places'][0]
+                          ['options']}, {1, 2})
+        self.assertNotEqual(info['decision']['moves'][0]['to']['node'], 0)
+
+    def test_without_vcpus(self):
+        q = self.qemu(machine='none', memory='64M')
+        q.add('-object', 'numa-sched,id=ns0,interval-ms=100').start()
+        self.assertEqual(self.look(q, after=1)['groups'], [])
 
     def test_sparse_ids(self):
         """Memory is on nodes of this host, which are not there."""
@@ -196,10 +231,11 @@ class NumaSched(TestCase):
             '-machine', 'memory-backend=m0',
             obj=f',topology-root={host.dir}')
         group, = self.look(q)['groups']
-        self.assertEqual((group['home'], group['working-set']), (903, []))
+        self.assertEqual((group['home'], group['working-set'],
+                          group['absent']), (903, [], 64 * MIB))
 
     def test_latency_file(self):
-        host, _ = self.split_host()
+        host, _, _ = self.split_host()
         self.work.write('ns.txt', '0 0 80\n0 1 140\n1 0 150\n1 1 81 # far\n')
         q = self.machine(obj=f',topology-root={host.dir},latency=ns.txt')
         found = {(l['from'], l['to']): (l['value'], l['source'])
@@ -230,14 +266,12 @@ class NumaSched(TestCase):
         q.quit()
 
     def test_monitor(self):
-        host, cpus = self.split_host()
-        q = self.machine(
-            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
-            '-machine', 'memory-backend=m0',
-            obj=f',topology-root={host.dir}')
+        host, here, other = self.split_host()
+        q = self.on_one_cpu(here, host)
         self.look(q, lambda i: 'decision' in i)
         text = q.hmp('info numa-sched')
-        for said in ('ns0', 'observe', 'guest', '64 MiB', cpus):
+        for said in ('ns0', 'observe', 'guest', '64 MiB', 'to node 0',
+                     f'CPUs {ranges(other)}'):
             self.assertIn(said, text)
 
     def test_refused(self):
@@ -247,6 +281,11 @@ class NumaSched(TestCase):
         self.refused(',max-migrate-bandwidth=1k', 'max-migrate-bandwidth')
         self.refused(',latency=none.txt', 'none.txt')
         self.refused(',topology-root=nowhere', 'nowhere')
+        os.mkfifo(self.work.path('fifo'))
+        self.refused(',latency=fifo', 'fifo', 'not a file')
+        self.refused(',latency=/dev/zero', 'not a file')
+        self.work.sparse('large.txt', 2 * MIB)
+        self.refused(',latency=large.txt', 'large.txt', '1048576')
         self.work.write('bad.txt', '0 0 ten\n')
         self.refused(',latency=bad.txt', 'bad.txt')
 

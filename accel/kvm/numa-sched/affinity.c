@@ -29,6 +29,19 @@ NsBound ns_bound(const NsTopology *t, const bool *cpu, uint32_t n)
     return b;
 }
 
+void ns_not_whole(const NsTopology *t, const bool *cpu, uint32_t n,
+                  bool *whole)
+{
+    for (uint32_t i = 0; i < t->n; i++) {
+        whole[i] &= t->node[i].cpus > 0;
+        for (uint32_t k = 0; k < t->node[i].cpus; k++) {
+            uint32_t id = t->node[i].cpu[k];
+
+            whole[i] &= id < n && cpu[id];
+        }
+    }
+}
+
 bool ns_affinity_read(int tid, bool *cpu)
 {
     size_t size = CPU_ALLOC_SIZE(NS_MAX_CPUS);

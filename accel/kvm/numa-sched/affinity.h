@@ -21,6 +21,10 @@ typedef struct NsBound {
  */
 NsBound ns_bound(const NsTopology *t, const bool *cpu, uint32_t n);
 
+/* Clear @whole[i] where a node has no CPUs, or not all are in such a set. */
+void ns_not_whole(const NsTopology *t, const bool *cpu, uint32_t n,
+                  bool *whole);
+
 /*
  * Ask the kernel for a thread of this process (sched_setaffinity(2)): @cpu[id]
  * for the NS_MAX_CPUS ids.  False: it is gone, or must not be asked for.

@@ -55,13 +55,13 @@ static Grouping choose(MachineState *ms, uint32_t largest)
         nodes &= node >= 0;
         n++;
     }
-    return nodes ? NODES : n > largest ? VCPUS : GUEST;
+    return n && nodes ? NODES : n > largest ? VCPUS : GUEST;
 }
 
 static uint32_t group_of(GPtrArray *names, GArray *nodes, int node,
-                         char *name)
+                         char *name, bool is_new)
 {
-    for (uint32_t k = 0; k < names->len; k++) {
+    for (uint32_t k = 0; !is_new && k < names->len; k++) {
         if (!strcmp(g_ptr_array_index(names, k), name)) {
             g_free(name);
             return k;
@@ -85,7 +85,7 @@ static void look_at_vcpus(NsGuest *g, MachineState *ms, Grouping by)
                      g_strdup("guest");
         NsVcpu v = {
             .index = cpu->cpu_index, .tid = cpu->thread_id,
-            .group = group_of(names, nodes, node, name),
+            .group = group_of(names, nodes, node, name, by == VCPUS),
         };
 
         /* A new vCPU has no thread yet. */
@@ -105,7 +105,7 @@ static void add_range(NsGuest *g, int node, MemoryRegion *mr, uint64_t offset,
     uint64_t size = memory_region_size(mr);
     NsGuestRange r;
 
-    if (!memory_region_is_ram(mr) || offset >= size) {
+    if (!bytes || !memory_region_is_ram(mr) || offset >= size) {
         return;
     }
     r = (NsGuestRange) {

@@ -16,6 +16,7 @@ static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
 {
     NsHistory *s = k->history;
     NsSeenTask *task = g_hash_table_lookup(s->task, GINT_TO_POINTER(v->tid));
+    bool *whole = k->allowed + (size_t)v->group * k->t->n;
     NsThread th = { .tid = v->tid, .group = v->group, .node = -1 };
     NsTask now;
 
@@ -25,10 +26,15 @@ static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
     if (!ns_task_read(v->tid, &now)) {
         return;
     }
+    if (now.cpu >= 0) {
+        th.node = k->node_of_cpu[now.cpu];
+    }
+    th.before = th.node;
     if (!task) {
         task = g_new0(NsSeenTask, 1);
         g_hash_table_insert(s->task, GINT_TO_POINTER(v->tid), task);
     } else {
+        th.before = task->node;
         th.run = ns_task_run(&task->now, &now, k->now - task->at);
         task->cpu = ns_smooth(task->cpu, ns_task_cpu(&task->now, &now,
                                                      k->now - task->at));
@@ -37,12 +43,18 @@ static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
     task->at = k->now;
     task->seen = s->looks;
     th.cpu = task->cpu;
+    task->node = th.node;
     th.bound.node = -1;
-    if (now.cpu >= 0) {
-        th.node = k->node_of_cpu[now.cpu];
-    }
     if (ns_affinity_read(v->tid, cpu)) {
         th.bound = ns_bound(k->t, cpu, NS_MAX_CPUS);
+        /*
+         * Bound to one node as a whole: as we advise it, so that it may leave,
+         * for where QEMU may run.
+         */
+        if (th.bound.node >= 0 && !th.bound.narrow) {
+            ns_affinity_read(getpid(), cpu);
+        }
+        ns_not_whole(k->t, cpu, NS_MAX_CPUS, whole);
     }
     g_array_append_val(k->thread, th);
 }
@@ -56,6 +68,8 @@ static void look_at_threads(NsLook *k)
 {
     g_autofree bool *cpu = g_new(bool, NS_MAX_CPUS);
 
+    k->allowed = g_new(bool, (size_t)k->guest->n * k->t->n + 1);
+    memset(k->allowed, true, (size_t)k->guest->n * k->t->n);
     k->node_of_cpu = g_new(int, NS_MAX_CPUS);
     ns_nodes_of_cpus(k->t, k->node_of_cpu, NS_MAX_CPUS);
     for (guint i = 0; i < k->guest->vcpu->len; i++) {
@@ -71,13 +85,18 @@ static void look_at_nodes(NsLook *k, const char *root)
     uint32_t n = k->t->n;
     g_autofree uint64_t *own = g_new0(uint64_t, n);
     g_autofree uint64_t *used = g_new0(uint64_t, n);
+    bool known = false;
     uint64_t *swap = s->busy;
 
     for (guint i = 0; i < k->thread->len; i++) {
         const NsThread *th = &g_array_index(k->thread, NsThread, i);
 
+        /* It ran on both if it moved; nobody says how long on which. */
         if (th->node >= 0) {
-            own[th->node] += th->run;
+            own[th->node] += (th->run + 1) / 2;
+        }
+        if (th->before >= 0) {
+            own[th->before] += th->run / 2;
         }
     }
     for (uint32_t c = 0; c < NS_MAX_CPUS; c++) {
@@ -90,6 +109,7 @@ static void look_at_nodes(NsLook *k, const char *root)
             ns_used_by_others(k->t, s->busy, s->busy_now, NS_MAX_CPUS,
                               k->now - s->busy_at, sysconf(_SC_CLK_TCK), own,
                               used);
+            known = true;
         }
         s->busy = s->busy_now;
         s->busy_now = swap;
@@ -100,7 +120,8 @@ static void look_at_nodes(NsLook *k, const char *root)
         k->place[i] = (NsPlace) {
             .cpus = k->t->node[i].cpus, .cores = k->t->node[i].cores,
             .memory = k->t->node[i].size, .free = k->t->node[i].free,
-            .used = used[i],
+            .used = s->used[i] = ns_smooth(s->used[i],
+                                           known ? used[i] : s->used[i]),
         };
     }
 }
@@ -129,7 +150,26 @@ static void look_at_memory(NsLook *k)
         }
         for (uint32_t j = 0; j < n; j++) {
             k->bytes[(size_t)r->group * n + j] += found[k->t->node[j].id];
+            found[k->t->node[j].id] = 0;
         }
+        /* On nodes that are not there for us */
+        for (uint32_t id = 0; id < NS_MAX_NODES; id++) {
+            k->absent[r->group] += found[id];
+        }
+    }
+}
+
+/* What is drawn differs from look to look. */
+static void smooth_bytes(NsMember *m, uint64_t *bytes, uint32_t n)
+{
+    if (!m->bytes) {
+        m->bytes = g_memdup2(bytes, n * sizeof(*bytes));
+    }
+    for (uint32_t j = 0; j < n; j++) {
+        int64_t way = (int64_t)(bytes[j] - m->bytes[j]) / 4;
+
+        m->bytes[j] = way ? m->bytes[j] + way : bytes[j];
+        bytes[j] = m->bytes[j];
     }
 }
 
@@ -152,6 +192,7 @@ static void member_free(gpointer p)
     NsMember *m = p;
 
     ns_stay_clear(&m->stay);
+    g_free(m->bytes);
     g_free(m);
 }
 
@@ -161,8 +202,8 @@ static gboolean is_no_member(gpointer key, gpointer value, gpointer s)
 }
 
 /*
- * Where the group is: where it is bound to, or else where it ran lately.  False:
- * it has no thread, yet or any more
+ * Where the group is: where it is bound to, or else where it ran lately.
+ * False: it has no thread, yet or any more
  */
 static bool find_home(NsLook *k, uint32_t g, uint32_t *used, int *home)
 {
@@ -182,7 +223,6 @@ static bool find_home(NsLook *k, uint32_t g, uint32_t *used, int *home)
         if (th->node >= 0) {
             used[th->node] += th->cpu + 1;
         }
-        k->fixed[g] |= th->bound.narrow;
         if (th->bound.node >= 0 && (node < 0 || node == th->bound.node)) {
             node = th->bound.node;
             bound++;
@@ -192,6 +232,29 @@ static bool find_home(NsLook *k, uint32_t g, uint32_t *used, int *home)
     ns_stay(&m->stay, used, nodes);
     *home = bound == threads ? node : m->stay.home;
     return threads;
+}
+
+/*
+ * It may go where each of its threads may use all CPUs, and stay at home.
+ * Without threads, or a home, nothing can be said of it.
+ */
+static void restrict_group(NsLook *k, uint32_t g, bool there)
+{
+    bool *allowed = k->allowed + (size_t)g * k->t->n;
+    int home = k->group[g].home;
+    uint32_t others = 0, targets = 0;
+
+    for (uint32_t i = 0; i < k->t->n; i++) {
+        others += (int)i != home && k->t->node[i].cpus;
+        targets += (int)i != home && allowed[i];
+    }
+    if (!there || home < 0) {
+        memset(allowed, false, k->t->n);
+    } else {
+        allowed[home] = true;
+        k->fixed[g] = others && !targets;
+    }
+    k->group[g].allowed = allowed;
 }
 
 static void look_at_groups(NsLook *k)
@@ -204,7 +267,6 @@ static void look_at_groups(NsLook *k)
     k->group = g_new0(NsGroup, n);
     k->phase = g_new0(NsPhase, n);
     k->fixed = g_new0(bool, n);
-    k->allowed = g_new0(bool, (size_t)n * nodes);
     for (uint32_t g = 0; g < n; g++) {
         NsMember *m = k->member[g] = member_get(s, k->guest->name[g]);
         bool there;
@@ -222,19 +284,47 @@ static void look_at_groups(NsLook *k)
             .cpu = m->cpu, .intensity = INTENSITY, .home = home,
             .bytes = k->bytes + (size_t)g * nodes,
         };
-        if (!there || (k->fixed[g] && home >= 0)) {
-            k->group[g].allowed = k->allowed + (size_t)g * nodes;
-            if (home >= 0) {
-                k->allowed[(size_t)g * nodes + home] = true;
-            }
-        }
+        smooth_bytes(m, k->bytes + (size_t)g * nodes, nodes);
+        restrict_group(k, g, there);
     }
     g_hash_table_foreach_remove(s->member, is_no_member, s);
+}
+
+/* Nodes are remembered by index. */
+static void compare_nodes(NsLook *k)
+{
+    NsHistory *h = k->history;
+    bool same = h->n == k->t->n;
+    GHashTableIter it;
+    gpointer value;
+
+    for (uint32_t i = 0; same && i < h->n; i++) {
+        same = h->id[i] == k->t->node[i].id;
+    }
+    if (same) {
+        return;
+    }
+    h->n = k->t->n;
+    h->id = g_renew(uint32_t, h->id, h->n);
+    g_free(h->used);
+    h->used = g_new0(uint32_t, h->n);
+    for (uint32_t i = 0; i < h->n; i++) {
+        h->id[i] = k->t->node[i].id;
+    }
+    g_hash_table_iter_init(&it, h->member);
+    while (g_hash_table_iter_next(&it, NULL, &value)) {
+        NsMember *m = value;
+
+        ns_stay_clear(&m->stay);
+        g_clear_pointer(&m->bytes, g_free);
+    }
+    g_hash_table_remove_all(h->task);
 }
 
 void ns_look(NsLook *k, const char *root)
 {
     k->history->looks++;
+    compare_nodes(k);
     k->now = get_clock();
     k->thread = g_array_new(false, false, sizeof(NsThread));
     look_at_threads(k);
@@ -274,6 +364,8 @@ void ns_history_clear(NsHistory *h)
 {
     g_clear_pointer(&h->member, g_hash_table_unref);
     g_clear_pointer(&h->task, g_hash_table_unref);
+    g_free(h->id);
+    g_free(h->used);
     g_free(h->busy);
     g_free(h->busy_now);
 }

@@ -20,6 +20,7 @@
 /* What is remembered of a group, by its name */
 typedef struct NsMember {
     NsStay stay;
+    uint64_t *bytes;            /* by node, smoothed; NULL: not known */
     NsRest rest;
     uint32_t cpu;               /* smoothed, 1/1000 */
     int home;                   /* id of the node; -1: not known */
@@ -31,12 +32,16 @@ typedef struct NsSeenTask {
     NsTask now;
     int64_t at;                 /* ns */
     uint32_t cpu;               /* smoothed, 1/1000 */
+    int node;                   /* index; -1: not known */
     uint64_t seen;
 } NsSeenTask;
 
 /* What is remembered from one look to the next */
 typedef struct NsHistory {
     uint64_t looks;
+    uint32_t n;                 /* nodes of the last look, and their ids */
+    uint32_t *id;
+    uint32_t *used;             /* by others, smoothed, 1/1000 */
     GHashTable *member, *task;
     uint64_t *busy, *busy_now;  /* of the host's CPUs, by id */
     int64_t busy_at;            /* ns; 0: never */
@@ -52,6 +57,7 @@ typedef struct NsThread {
     uint32_t cpu;               /* with waiting, smoothed, 1/1000 */
     uint32_t run;               /* without, since the last look */
     int node;                   /* index; -1: not known */
+    int before;                 /* the same of the last look */
     NsBound bound;
 } NsThread;
 

@@ -46,8 +46,10 @@ static void look(void *opaque)
 {
     NumaSched *ns = opaque;
 
-    ns_sampler_look(ns->sampler,
-                    ns_guest_look(ns_sampler_largest(ns->sampler)));
+    if (ns_sampler_is_idle(ns->sampler)) {
+        ns_sampler_look(ns->sampler,
+                        ns_guest_look(ns_sampler_largest(ns->sampler)));
+    }
     timer_mod(ns->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ns->interval);
 }
 

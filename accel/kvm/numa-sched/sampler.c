@@ -21,6 +21,9 @@
 #include "sampler.h"
 
 #define MAX_LATENCY_FILE    (1024 * 1024)
+#define STEADY      2       /* looks in which a step has to be the best */
+#define FORGET      10      /* looks without it, after which it is a new one */
+#define SHARE_OF_CPU 100    /* a look of 1 ms is followed by 99 without */
 
 struct NsSampler {
     /* Set before the thread starts */
@@ -42,12 +45,49 @@ struct NsSampler {
     NsGuest *guest;             /* to look at */
     NumaSchedInfo *info;
     NumaSchedDecision *advice;  /* to be emitted */
+    int64_t not_before;         /* ns: the next look */
 
     /* The thread's own */
     NsHistory history;
     uint64_t periods, decisions;
-    char *last;                 /* the decision of the look before */
+    char *best;                 /* the step of the look before, or NULL */
+    uint32_t steady;            /* looks in which it was that */
+    char *decided;              /* the last decision, or NULL */
+    uint32_t without;           /* looks since in which it was not the best */
 };
+
+/*
+ * Is the step that has this name (NULL: none) worth talking of?  One that comes
+ * and goes with the noise is not, and one that comes back is no other one.
+ */
+static bool is_decision(NsSampler *s, const char *name)
+{
+    bool is_same = name && !g_strcmp0(name, s->best);
+
+    s->steady = is_same ? MIN(s->steady + 1, STEADY) : !!name;
+    if (!is_same) {
+        g_free(s->best);
+        s->best = g_strdup(name);
+    }
+    if (!name || g_strcmp0(name, s->decided)) {
+        s->without++;
+    } else {
+        s->without = 0;
+    }
+    if (s->decided && s->without >= FORGET) {
+        g_clear_pointer(&s->decided, g_free);
+    }
+    if (!name || s->steady < STEADY) {
+        return false;
+    }
+    if (g_strcmp0(name, s->decided)) {
+        g_free(s->decided);
+        s->decided = g_strdup(name);
+        s->without = 0;
+        s->decisions++;
+    }
+    return true;
+}
 
 static void plan(NsSampler *s, NsLook *k, NumaSchedInfo *info)
 {
@@ -66,12 +106,9 @@ static void plan(NsSampler *s, NsLook *k, NumaSchedInfo *info)
     }
     info->plan = ns_answer(k->t, k->l, &host, k->group, k->guest->name, p,
                            true);
-    if (name) {
+    if (is_decision(s, name)) {
         info->decision = ns_report_decision(k, &host, &step);
-        s->decisions += g_strcmp0(name, s->last) != 0;
     }
-    g_free(s->last);
-    s->last = g_steal_pointer(&name);
 }
 
 static bool look_at_host(const NsSampler *s, NsLook *k, Error **errp)
@@ -163,6 +200,8 @@ static void *sampler_thread(void *opaque)
         info = look(s, guest);
         qemu_mutex_lock(&s->lock);
         s->guest = NULL;
+        s->not_before = get_clock() +
+                        (int64_t)info->microseconds * SCALE_US * SHARE_OF_CPU;
         qapi_free_NumaSchedInfo(s->info);
         s->info = info;
         if (s->mode == NUMA_SCHED_MODE_ADVISE && info->decision &&
@@ -179,22 +218,41 @@ static void *sampler_thread(void *opaque)
 
 static bool read_latency(NsSampler *s, const char *name, Error **errp)
 {
-    g_autoptr(GError) err = NULL;
+    /* A FIFO would wait for its other end, and all of QEMU with it. */
+    int fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     struct stat st;
+    ssize_t n = -1;
 
     s->latency_name = g_strdup(name);
-    if (stat(name, &st) == 0 && st.st_size > MAX_LATENCY_FILE) {
-        error_setg(errp, "numa-sched '%s' property 'latency': '%s' has %" PRIu64
-                   " bytes, and can have %u", s->id, name,
-                   (uint64_t)st.st_size, MAX_LATENCY_FILE);
-        return false;
+    s->latency = g_malloc(MAX_LATENCY_FILE + 1);
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        error_setg_errno(errp, errno, "numa-sched '%s' property 'latency': "
+                         "'%s' can not be read", s->id, name);
+    } else if (!S_ISREG(st.st_mode)) {
+        error_setg(errp, "numa-sched '%s' property 'latency': '%s' is not a "
+                   "file", s->id, name);
+    } else {
+        size_t got = 0;
+
+        do {
+            n = RETRY_ON_EINTR(read(fd, s->latency + got,
+                                    MAX_LATENCY_FILE + 1 - got));
+            got += MAX(n, 0);
+        } while (n > 0);
+        s->latency_len = got;
+        if (n < 0) {
+            error_setg_errno(errp, errno, "numa-sched '%s' property 'latency':"
+                             " '%s' can not be read", s->id, name);
+        } else if (got > MAX_LATENCY_FILE) {
+            error_setg(errp, "numa-sched '%s' property 'latency': '%s' has more"
+                       " than %u bytes", s->id, name, MAX_LATENCY_FILE);
+            n = -1;
+        }
     }
-    if (!g_file_get_contents(name, &s->latency, &s->latency_len, &err)) {
-        error_setg(errp, "numa-sched '%s' property 'latency': %s", s->id,
-                   err->message);
-        return false;
+    if (fd >= 0) {
+        close(fd);
     }
-    return true;
+    return n == 0;
 }
 
 static void sampler_clear(NsSampler *s)
@@ -207,7 +265,8 @@ static void sampler_clear(NsSampler *s)
     qapi_free_NumaSchedInfo(s->info);
     qapi_free_NumaSchedDecision(s->advice);
     ns_history_clear(&s->history);
-    g_free(s->last);
+    g_free(s->best);
+    g_free(s->decided);
     g_free(s);
 }
 
@@ -253,6 +312,12 @@ void ns_sampler_free(NsSampler *s)
 uint32_t ns_sampler_largest(const NsSampler *s)
 {
     return qatomic_read(&s->largest);
+}
+
+bool ns_sampler_is_idle(NsSampler *s)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return !s->guest && get_clock() >= s->not_before;
 }
 
 void ns_sampler_look(NsSampler *s, NsGuest *guest)

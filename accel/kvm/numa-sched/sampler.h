@@ -39,9 +39,12 @@ void ns_sampler_free(NsSampler *s);
 uint32_t ns_sampler_largest(const NsSampler *s);
 
 /*
- * Look at @guest, which becomes the sampler's.  While it still looks at the one
- * before, that is skipped.  BQL
+ * May it look now?  Not while it still does, nor so soon that it would take
+ * more than a hundredth of a CPU.  Any thread
  */
+bool ns_sampler_is_idle(NsSampler *s);
+
+/* Look at @guest, which becomes the sampler's, if it is idle.  BQL */
 void ns_sampler_look(NsSampler *s, NsGuest *guest);
 
 /*

@@ -190,7 +190,8 @@ static void judge(Found *f, const NsStep *s, bool urgent)
         if (better(s, &f->urgent)) {
             f->urgent = *s;
         }
-    } else if (s->gain > 0 && s->gain > s->cost / 1000 * f->hysteresis &&
+    } else if (s->gain > NS_MIN_GAIN &&
+               s->gain > s->cost / 1000 * f->hysteresis &&
                better(s, &f->best)) {
         f->best = *s;
     }

@@ -15,6 +15,7 @@
 #define NS_RESIDENCE_MIN    10000       /* ms */
 #define NS_RESIDENCE_MAX    640000
 #define NS_HYSTERESIS       100         /* 1/1000; at most 1000 */
+#define NS_MIN_GAIN         10000000    /* nano-CPU: 1/100 CPU */
 
 /*
  * How long a group stays where it is.  Times are ms of a clock that does not go
@@ -61,7 +62,8 @@ typedef struct NsStep {
  *   where the other was,
  *
  * whose move is valid now.  The gain has to be more than @hysteresis (1/1000)
- * of what they cost now, but for a group that has to go.  @phase: by group.
+ * of what they cost now, and than NS_MIN_GAIN, but for a group that has to go.
+ * @phase: by group.
  * @step->n is 0 when nothing is worth a step.  Returns the plan.
  */
 NsPlan *ns_step(const NsHost *host, const NsGroup *group, uint32_t n,

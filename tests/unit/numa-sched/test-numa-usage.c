@@ -249,6 +249,26 @@ static void test_bound(void)
     g_assert_false(b.narrow);
 }
 
+static void test_whole_nodes(void)
+{
+    NsTopology *t = two_nodes();
+    bool cpu[9] = { [0] = true, [1] = true, [2] = true, [5] = true };
+    bool whole[2] = { true, true };
+
+    ns_not_whole(t, cpu, 9, whole);
+    g_assert_false(whole[0]);
+    g_assert_true(whole[1]);
+    /* What was excluded stays so. */
+    cpu[8] = true;
+    ns_not_whole(t, cpu, 9, whole);
+    g_assert_false(whole[0]);
+    whole[0] = true;
+    ns_not_whole(t, cpu, 9, whole);
+    g_assert_true(whole[0]);
+    ns_not_whole(t, cpu, 8, whole);
+    g_assert_false(whole[0]);
+}
+
 static void test_cpu_list(void)
 {
     NsTopology *t = two_nodes();
@@ -387,6 +407,7 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/usage/nodes-of-cpus", test_nodes_of_cpus);
     g_test_add_func("/numa-sched/usage/stay", test_stay);
     g_test_add_func("/numa-sched/usage/bound", test_bound);
+    g_test_add_func("/numa-sched/usage/whole-nodes", test_whole_nodes);
     g_test_add_func("/numa-sched/usage/cpu-list", test_cpu_list);
     g_test_add_func("/numa-sched/usage/self", test_self);
     g_test_add_func("/numa-sched/usage/residency", test_residency);
