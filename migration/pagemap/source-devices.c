@@ -24,6 +24,10 @@
 #define DRAWS           65536   /* pages of guest memory that are looked at */
 #define PROBES          16      /* places of each disk */
 #define SAMPLE          4096    /* pages after which a disk's refusals count */
+#define TRIAL           128     /* pages that are compared with the disk */
+#define TRIAL_MIN       64      /* fewer say nothing */
+#define TRIAL_DEPTH     8       /* of them are read at a time */
+#define RANDOM          1024    /* numbers that are drawn at a time */
 
 typedef struct PmProbing {
     PmSrcDevice *dev;
@@ -37,6 +41,17 @@ static void device_unref(PmSrcDevice *dev)
         g_free(dev);
     }
 }
+
+/* Of a disk: what memory had when the migration began, and where */
+typedef struct PmTrial {
+    PmSrcDevice *dev;
+    void (*wake)(void);
+    unsigned n, next;           /* of them: the next one to read */
+    unsigned reading;           /* coroutines */
+    unsigned same, differ;
+    uint64_t offset[TRIAL];
+    uint8_t page[TRIAL][PM_PAGE_SIZE];
+} PmTrial;
 
 /* The main loop's; the migration may have ended long ago. */
 static void probed_bh(void *opaque)
@@ -73,9 +88,64 @@ static void coroutine_fn probe_co(void *opaque)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), probed_bh, dev);
 }
 
-/* Places that the map names, of drawn pages of all memory */
-static void draw_probes(PmSrcDevices *s)
+/*
+ * Memory may be other than its places say: a guest reads files and drops them,
+ * and a program uses the memory.  Each page would be fetched in vain.
+ */
+static void coroutine_fn trial_co(void *opaque)
 {
+    PmTrial *t = opaque;
+    PmSrcDevice *dev = t->dev;
+    void *buf = qemu_try_memalign(4096, PM_PAGE_SIZE);
+
+    while (buf && t->next < t->n) {
+        unsigned i = t->next++;
+
+        if (blk_co_pread(dev->blk, t->offset[i], PM_PAGE_SIZE, buf, 0) < 0) {
+            continue;
+        }
+        if (memcmp(buf, t->page[i], PM_PAGE_SIZE)) {
+            t->differ++;
+        } else {
+            t->same++;
+        }
+    }
+    qemu_vfree(buf);
+    if (--t->reading == 0) {
+        trace_page_map_trial(dev->d.id, t->same, t->differ);
+        if (t->same + t->differ >= TRIAL_MIN && 9 * t->same < t->differ) {
+            qatomic_set(&dev->useless, true);
+        }
+        qatomic_store_release(&dev->trying, false);
+        t->wake();
+        g_free(t);
+    }
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), probed_bh, dev);
+}
+
+/* A place for the trial; true: there are enough */
+static bool add_trial(PmTrial **trial, PmSrcDevice *dev, const uint8_t *host,
+                      uint64_t offset)
+{
+    PmTrial *t = *trial;
+
+    if (!t) {
+        t = *trial = g_new(PmTrial, 1);
+        memset(t, 0, offsetof(PmTrial, offset));
+        t->dev = dev;
+    }
+    if (t->n < TRIAL && !buffer_is_zero(host, PM_PAGE_SIZE)) {
+        memcpy(t->page[t->n], host, PM_PAGE_SIZE);
+        t->offset[t->n++] = offset;
+    }
+    return t->n == TRIAL;
+}
+
+/* Places that the map names, of drawn pages of all memory */
+static void draw(PmSrcDevices *s, PmTrial **trial)
+{
+    g_autofree uint64_t *random = g_new(uint64_t, RANDOM);
+    unsigned missing = s->n;
     g_autoptr(GPtrArray) blocks = g_ptr_array_new();
     g_autofree uint64_t *ends = NULL;
     uint64_t pages = 0;
@@ -91,14 +161,17 @@ static void draw_probes(PmSrcDevices *s)
         pages += rb->used_length >> PM_PAGE_BITS;
         ends[i] = pages;
     }
-    for (int i = 0; pages && i < DRAWS; i++) {
+    for (int i = 0; pages && missing && i < DRAWS; i++) {
         PageMapPlace place;
         PmSrcDevice *dev;
         uint64_t page;
+        unsigned index;
         guint b = 0;
 
-        qemu_guest_getrandom_nofail(&page, sizeof(page));
-        page %= pages;
+        if (i % RANDOM == 0) {
+            qemu_guest_getrandom_nofail(random, RANDOM * sizeof(*random));
+        }
+        page = random[i % RANDOM] % pages;
         while (page >= ends[b]) {
             b++;
         }
@@ -110,11 +183,17 @@ static void draw_probes(PmSrcDevices *s)
             s->state[place.device] == PM_SRC_UNKNOWN) {
             continue;
         }
-        dev = s->dev[s->index[place.device]];
-        if (dev->d.n_probes < PROBES &&
-            place.offset + PM_PAGE_SIZE <= dev->d.length) {
+        index = s->index[place.device];
+        dev = s->dev[index];
+        if (dev->drawn || place.offset + PM_PAGE_SIZE > dev->d.length) {
+            continue;
+        }
+        if (dev->d.n_probes < PROBES) {
             dev->d.probes[dev->d.n_probes++].offset = place.offset;
         }
+        dev->drawn = add_trial(&trial[index], dev,
+                               rb->host + (page << PM_PAGE_BITS), place.offset);
+        missing -= dev->drawn;
     }
 }
 
@@ -141,9 +220,38 @@ BlockBackend *pm_src_next_disk(BlockBackend *blk, PmDevice *d)
     return NULL;
 }
 
+static void enter(PmSrcDevice *dev, AioContext *ctx, CoroutineEntry *co,
+                  void *opaque)
+{
+    qatomic_inc(&dev->refs);
+    blk_ref(dev->blk);
+    aio_co_enter(ctx, qemu_coroutine_create(co, opaque));
+}
+
+/* All of a disk's run in one context, and share @trial without a lock. */
+static void start(PmSrcDevice *dev, const PmKey *key, PmTrial *trial,
+                  void (*wake)(void))
+{
+    AioContext *ctx = blk_get_aio_context(dev->blk);
+    PmProbing *p = g_new(PmProbing, 1);
+
+    *p = (PmProbing) { .dev = dev, .key = *key, .wake = wake };
+    dev->probing = 1;
+    dev->trying = trial;
+    if (trial) {
+        trial->wake = wake;
+        trial->reading = TRIAL_DEPTH;
+    }
+    enter(dev, ctx, probe_co, p);
+    for (int i = 0; trial && i < TRIAL_DEPTH; i++) {
+        enter(dev, ctx, trial_co, trial);
+    }
+}
+
 void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
                           void (*wake)(void))
 {
+    PmTrial *trial[PM_MAX_DEVICES] = { };
     BlockBackend *blk = NULL;
     PmDevice d;
 
@@ -151,8 +259,7 @@ void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
     while (s->n < PM_MAX_DEVICES && (blk = pm_src_next_disk(blk, &d))) {
         PmSrcDevice *dev = g_new0(PmSrcDevice, 1);
 
-        dev->refs = 2;
-        blk_ref(blk);
+        dev->refs = 1;
         dev->blk = blk;
         dev->d = d;
         s->state[d.number] = PM_SRC_WAIT;
@@ -160,14 +267,9 @@ void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
         s->dev[s->n++] = dev;
     }
     s->n_wait = s->n;
-    draw_probes(s);
+    draw(s, trial);
     for (unsigned i = 0; i < s->n; i++) {
-        PmProbing *p = g_new(PmProbing, 1);
-
-        *p = (PmProbing) { .dev = s->dev[i], .key = *key, .wake = wake };
-        s->dev[i]->probing = 1;
-        aio_co_enter(blk_get_aio_context(s->dev[i]->blk),
-                     qemu_coroutine_create(probe_co, p));
+        start(s->dev[i], key, trial[i], wake);
     }
 }
 
@@ -197,6 +299,7 @@ bool pm_src_devices_send(PmSrcDevices *s, GByteArray *out)
 
 void pm_src_devices_expire(PmSrcDevices *s)
 {
+    s->late = true;
     for (unsigned i = 0; s->n_wait && i < s->n; i++) {
         uint8_t *state = &s->state[s->dev[i]->d.number];
 
@@ -227,6 +330,21 @@ bool pm_src_device_verdict(PmSrcDevices *s, uint16_t number,
     s->n_used += verdict == PM_DEV_SAME;
     s->state[number] = verdict == PM_DEV_SAME ? PM_SRC_USED : PM_SRC_OFF;
     return true;
+}
+
+bool pm_src_device_serves(PmSrcDevices *s, uint16_t number)
+{
+    return number < PM_SRC_NUMBERS &&
+           (s->state[number] == PM_SRC_USED ||
+            s->state[number] == PM_SRC_WAIT) &&
+           !qatomic_read(&s->dev[s->index[number]]->useless);
+}
+
+bool pm_src_device_is_ready(PmSrcDevices *s, uint16_t number)
+{
+    return s->state[number] == PM_SRC_USED &&
+           (s->late ||
+            !qatomic_load_acquire(&s->dev[s->index[number]]->trying));
 }
 
 void pm_src_device_count(PmSrcDevices *s, uint16_t number, bool placed)

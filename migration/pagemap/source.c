@@ -3,14 +3,13 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The states of a page are in queue.h.  All but page_map_verdict() runs in the
- * migration thread, or under the BQL before and after it.
+ * The states of a page are in queue.h.  All runs in the migration thread, or
+ * under the BQL before and after it.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
-#include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "compat.h"
 #include "migration/misc.h"
@@ -21,6 +20,7 @@
 #include "../options.h"
 #include "../qemu-file.h"
 #include "../ram.h"
+#include "inbox.h"
 #include "pace.h"
 #include "pagemap.h"
 #include "queue.h"
@@ -36,12 +36,6 @@
 /* The guest is stopped with this part of what may be sent during that */
 #define SMALL_REST      8
 #define LAST_STEPS      32      /* that the guest runs on for, to come there */
-
-typedef struct PmVerdict {
-    QSIMPLEQ_ENTRY(PmVerdict) next;
-    int64_t arrived;            /* ns */
-    PmRp rp;
-} PmVerdict;
 
 /* Records that were sent together, until their verdict */
 typedef struct PmSrcBatch {
@@ -75,26 +69,9 @@ typedef struct PmSource {
 
     GHashTable *batches;        /* number to PmSrcBatch */
     uint32_t next_batch;
-
-    QemuMutex lock;             /* protects what follows */
-    QemuCond cond;
-    bool listening;             /* verdicts are taken */
-    bool woken;
-    unsigned n_verdicts;
-    QSIMPLEQ_HEAD(, PmVerdict) verdicts;
 } PmSource;
 
 static PmSource src;
-
-/* More than a destination that keeps to the protocol can owe */
-#define MAX_VERDICTS    (PM_MAX_IN_FLIGHT + PM_MAX_DEVICES)
-
-static void wake(void)
-{
-    QEMU_LOCK_GUARD(&src.lock);
-    src.woken = true;
-    qemu_cond_signal(&src.cond);
-}
 
 static PmFound find(void *opaque, uint16_t block, uint32_t page,
                     uint16_t *device, uint64_t *offset)
@@ -108,15 +85,13 @@ static PmFound find(void *opaque, uint16_t block, uint32_t page,
     }
     *device = place.device;
     *offset = place.offset;
-    switch (place.device < PM_SRC_NUMBERS ?
-            src.devices.state[place.device] : PM_SRC_UNKNOWN) {
-    case PM_SRC_USED:
-        return PM_FOUND_PLACE;
-    case PM_SRC_WAIT:
-        return src.draining ? PM_FOUND_NOTHING : PM_FOUND_LATER;
-    default:
+    if (!pm_src_device_serves(&src.devices, place.device)) {
         return PM_FOUND_NOTHING;
     }
+    if (!pm_src_device_is_ready(&src.devices, place.device)) {
+        return src.draining ? PM_FOUND_NOTHING : PM_FOUND_LATER;
+    }
+    return PM_FOUND_PLACE;
 }
 
 static void dirty(void *opaque, uint16_t block, uint32_t page)
@@ -175,16 +150,13 @@ static int save_setup(QEMUFile *f, Error **errp)
     src.throttle_bytes = 0;
     src.link_bytes = 0;
     memset(&src.pace, 0, sizeof(src.pace));
-    WITH_QEMU_LOCK_GUARD(&src.lock) {
-        src.listening = true;
-        src.woken = false;
-    }
+    pm_inbox_open();
     RCU_READ_LOCK_GUARD();
     RAMBLOCK_FOREACH_MIGRATABLE(rb) {
         block_number(rb);
     }
     src.named = bitmap_new(src.blocks->len);
-    pm_src_devices_start(&src.devices, &src.key, wake);
+    pm_src_devices_start(&src.devices, &src.key, pm_inbox_wake);
     src.active = true;
 
     pm_put_hello(src.out, &hello);
@@ -196,21 +168,12 @@ static int save_setup(QEMUFile *f, Error **errp)
 
 static void save_cleanup(void)
 {
-    PmVerdict *v;
-
     if (!src.active) {
         return;
     }
     src.throttle_bytes = 0;
     src.active = false;
-    WITH_QEMU_LOCK_GUARD(&src.lock) {
-        src.listening = false;
-        while ((v = QSIMPLEQ_FIRST(&src.verdicts))) {
-            QSIMPLEQ_REMOVE_HEAD(&src.verdicts, next);
-            g_free(v);
-        }
-        src.n_verdicts = 0;
-    }
+    pm_inbox_close();
     pm_src_devices_stop(&src.devices);
     g_clear_pointer(&src.queue, pm_queue_free);
     g_clear_pointer(&src.blocks, g_ptr_array_unref);
@@ -253,9 +216,7 @@ static bool save_page(RAMBlock *rb, unsigned long page, bool last_stage)
         qatomic_read(&ram_list.version) != src.ram_version ||
         !page_map_lookup(rb->offset + ((ram_addr_t)page << PM_PAGE_BITS), host,
                          &place) ||
-        place.device >= PM_SRC_NUMBERS ||
-        (src.devices.state[place.device] != PM_SRC_USED &&
-         src.devices.state[place.device] != PM_SRC_WAIT) ||
+        !pm_src_device_serves(&src.devices, place.device) ||
         buffer_is_zero(host, PM_PAGE_SIZE)) {
         return false;
     }
@@ -371,18 +332,11 @@ static bool one_verdict(const PmVerdict *v, Error **errp)
 /* What the return path has brought; waits for it at most @wait_ms */
 static bool take_verdicts(int wait_ms, Error **errp)
 {
-    QSIMPLEQ_HEAD(, PmVerdict) got = QSIMPLEQ_HEAD_INITIALIZER(got);
+    PmVerdicts got = QSIMPLEQ_HEAD_INITIALIZER(got);
     PmVerdict *v;
     bool ok = true;
 
-    WITH_QEMU_LOCK_GUARD(&src.lock) {
-        if (wait_ms && QSIMPLEQ_EMPTY(&src.verdicts) && !src.woken) {
-            qemu_cond_timedwait(&src.cond, &src.lock, wait_ms);
-        }
-        src.woken = false;
-        src.n_verdicts = 0;
-        QSIMPLEQ_CONCAT(&got, &src.verdicts);
-    }
+    pm_inbox_take(&got, wait_ms);
     while ((v = QSIMPLEQ_FIRST(&got))) {
         QSIMPLEQ_REMOVE_HEAD(&got, next);
         ok = ok && one_verdict(v, errp);
@@ -577,27 +531,6 @@ static int save_complete(QEMUFile *f)
     return 0;
 }
 
-bool page_map_verdict(const uint8_t *buf, size_t len, Error **errp)
-{
-    g_autofree PmVerdict *v = g_new(PmVerdict, 1);
-
-    if (!pm_get_rp(buf, len, &v->rp, errp)) {
-        return false;
-    }
-    v->arrived = qemu_clock_get_ns(QEMU_CLOCK_REALTIME);
-    QEMU_LOCK_GUARD(&src.lock);
-    if (!src.listening || src.n_verdicts == MAX_VERDICTS) {
-        error_setg(errp, "page-map: the destination answers to what was not"
-                   " asked");
-        return false;
-    }
-    src.n_verdicts++;
-    QSIMPLEQ_INSERT_TAIL(&src.verdicts, v, next);
-    g_steal_pointer(&v);
-    qemu_cond_signal(&src.cond);
-    return true;
-}
-
 const PmSaver pm_live_saver = {
     .setup = save_setup,
     .cleanup = save_cleanup,
@@ -607,10 +540,3 @@ const PmSaver pm_live_saver = {
     .save_page = save_page,
     .can_switchover = can_switchover,
 };
-
-void page_map_mig_init(void)
-{
-    qemu_mutex_init(&src.lock);
-    qemu_cond_init(&src.cond);
-    QSIMPLEQ_INIT(&src.verdicts);
-}

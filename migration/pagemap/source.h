@@ -13,11 +13,14 @@
 
 /* A disk that pages may be mapped to */
 typedef struct PmSrcDevice {
-    BlockBackend *blk;      /* the probing coroutine's reference */
+    BlockBackend *blk;      /* a reference of each coroutine */
     PmDevice d;             /* what is sent; filled by the probing coroutine */
-    int refs;               /* atomic: the migration and the coroutine */
+    int refs;               /* atomic: the migration and the coroutines */
     int probing;            /* atomic: 1 while the coroutine runs */
     bool sent, answered;
+    bool trying;            /* atomic: memory is compared with the disk */
+    bool useless;           /* atomic: memory is other than it says */
+    bool drawn;             /* there are enough places to compare */
     /* Of its last pages */
     unsigned placed, refused;
 } PmSrcDevice;
@@ -38,6 +41,7 @@ typedef struct PmSrcDevices {
     unsigned n_wait;                    /* in state PM_SRC_WAIT */
     unsigned n_used;                    /* said to be the same */
     unsigned n_asked;                   /* sent, and no verdict yet */
+    bool late;                          /* nothing is waited for any more */
     uint8_t state[PM_SRC_NUMBERS];      /* PmSrcState by number */
     uint8_t index[PM_SRC_NUMBERS];      /* in dev[] */
 } PmSrcDevices;
@@ -86,6 +90,21 @@ void pm_src_devices_expire(PmSrcDevices *s);
  */
 bool pm_src_device_verdict(PmSrcDevices *s, uint16_t number,
                            PmDeviceVerdict verdict);
+
+/*
+ * pm_src_device_serves: whether pages of the device are worth holding
+ *
+ * Migration thread.  False for a device that is off, or most of whose pages
+ * were found to be other than the disk.
+ */
+bool pm_src_device_serves(PmSrcDevices *s, uint16_t number);
+
+/*
+ * pm_src_device_is_ready: of one that serves: whether its pages may be sent now
+ *
+ * Migration thread.
+ */
+bool pm_src_device_is_ready(PmSrcDevices *s, uint16_t number);
 
 /*
  * pm_src_device_count: a page of the device was placed, or refused

@@ -10,6 +10,7 @@ disk answers, and what is on the disk is not in the stream.
 import threading
 
 from pmemha import main
+from pmemha.disks import until
 from pmemha.migrate import set_caps
 from pmemha.pagemap import (CANCELLED, MIB, OTHER, PAGE, WINDOW,
                             PageMapTest)
@@ -245,6 +246,57 @@ class Stale(PageMapTest):
         self.dst_view.breaks = lambda offset, size: size > 65536
         stats = self.moved(src, dst())
         self.assertLess(stats['mapped-pages'], len(pages))
+
+
+class Trial(PageMapTest):
+    """The source finds out by itself whether memory has what its disk has."""
+
+    def moved_with(self, changed):
+        """`changed` pages were stored to; the disks are looked at first."""
+        server = self.nbd()
+        src = self.source(server.blockdev('src', 'n0'), '-trace',
+                          'page_map_trial')
+        pages = self.fill(src)
+        for address in pages[:changed]:
+            self.store(src, address, b'\x5a' * 8)
+        dst = self.destination(server.blockdev('dst', 'n0'))
+        server.views['dst'].hold()
+        self.begin(src)
+        server.views['dst'].wait_held()
+        until(lambda: 'page_map_trial' in src.output(), 'the trial')
+        server.views['dst'].release()
+        stats = self.end(src)
+        self.same(src, dst)
+        return len(pages), stats
+
+    def test_nothing_is_there(self):
+        pages, stats = self.moved_with(len(self.content) // PAGE)
+        self.assertGreater(pages, 1000)
+        self.assertEqual(stats['mapped-pages'] + stats['nacked'], 0)
+
+    def test_it_is_waited_for(self):
+        """The destination knows the disk, and the source's one is slow."""
+        self.raw()
+        disk = ('-blockdev', 'driver=blkdebug,node-name=n0,image.driver=file,'
+                'image.locking=off,image.filename=disk.img')
+        src = self.source(disk, '-trace', 'page_map_device')
+        for address in self.fill(src):
+            self.store(src, address, b'\x5a' * 8)
+        dst = self.destination(self.raw())
+        # The probes wait for a flush; the trial's reads come first.
+        src.hmp('qemu-io n0 "break read_aio first"')
+        self.begin(src)
+        until(lambda: 'page_map_device' in src.output(), 'the destination')
+        src.hmp('qemu-io n0 "resume first"')
+        stats = self.end(src)
+        self.same(src, dst)
+        self.assertEqual(stats['mapped-pages'] + stats['nacked'], 0)
+
+    def test_a_third_is_there(self):
+        changed = len(self.content) // PAGE * 2 // 3
+        pages, stats = self.moved_with(changed)
+        self.assertEqual(stats['nacked'], changed)
+        self.assertEqual(stats['mapped-pages'], pages - changed)
 
 
 class Disks(PageMapTest):
