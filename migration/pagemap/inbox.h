@@ -20,7 +20,7 @@ typedef struct PmVerdict {
 
 typedef QSIMPLEQ_HEAD(, PmVerdict) PmVerdicts;
 
-/* pm_inbox_open: verdicts are taken from now on; before that, each is refused */
+/* pm_inbox_open: verdicts are taken from now on; before, each is refused */
 void pm_inbox_open(void);
 
 /* pm_inbox_close: drops those that nobody took */

@@ -60,11 +60,11 @@ class NumaSched(TestCase):
         return Host(self.work, [(0, other, 1024, [10, 30]),
                                 (1, [here], 1024, [30, 10])]), here, other
 
-    def on_one_cpu(self, cpu, host, **props):
+    def on_one_cpu(self, cpu, host, name='qemu', **props):
         """A guest with memory, whose vCPU is bound; then the object"""
         q = self.machine(
             '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
-            '-machine', 'memory-backend=m0', obj=None)
+            '-machine', 'memory-backend=m0', obj=None, name=name)
         q.tid = q.qmp.cmd('query-cpus-fast')[0]['thread-id']
         os.sched_setaffinity(q.tid, {cpu})
         q.qmp.cmd('object-add', **{
@@ -294,7 +294,8 @@ class NumaSched(TestCase):
         q.start(negotiate=False)
         self.assertEqual(q.wait(30), 0)
         for name in ('mode', 'interval-ms', 'hysteresis', 'horizon',
-                     'max-migrate-bandwidth', 'latency', 'topology-root'):
+                     'max-migrate-bandwidth', 'latency', 'topology-root',
+                     'estimator', 'runtime-dir'):
             line = next(l for l in q.output().splitlines()
                         if l.strip().startswith(name + '='))
             self.assertIn(' - ', line)

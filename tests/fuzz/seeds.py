@@ -213,7 +213,27 @@ def numa_topology_seeds(directory):
     save(directory, 'one', host((0, b'0\n'), (22, memory[7:])))
 
 
+def numa_table_seeds(directory):
+    """A header, and slots whose sums the fuzzer puts right"""
+    def slot(*nodes, sequence=1, term=1000):
+        head = struct.pack('<IIQIIQ', 0, len(nodes), sequence, 4711, term, 0)
+        return (head + b''.join(struct.pack('<IIIIQQ', *n)
+                                for n in nodes)).ljust(1024, b'\0')
+
+    header = (b'QNUMATBL' + struct.pack('<III', 1, 256, 1024)).ljust(
+        1020, b'\0')
+    full = [(33 * n, 1000, 0, 0, 1 << 30, n) for n in range(31)]
+    save(directory, 'header', b'\x03' + header)
+    save(directory, 'unused', b'\x00' + bytes(1024))
+    save(directory, 'nothing', b'\x02' + slot(term=0))
+    save(directory, 'one', b'\x02' + slot((3, 2000, 0, 0, 5 << 30, 0)))
+    save(directory, 'full', b'\x02' + slot(*full))
+    save(directory, 'two', b'\x02' + slot(*full[:3]) + slot(*full[2:9]))
+    save(directory, 'short', b'\x02' + slot(*full)[:500])
+
+
 if __name__ == '__main__':
+    numa_table_seeds(os.path.join(sys.argv[1], 'numa-table'))
     numa_topology_seeds(os.path.join(sys.argv[1], 'numa-topology'))
     layout_seeds(os.path.join(sys.argv[1], 'page-map-layout'))
     page_map_seeds(os.path.join(sys.argv[1], 'page-map-wire'))

@@ -55,6 +55,25 @@ bool ns_affinity_read(int tid, bool *cpu)
     return ok;
 }
 
+int ns_affinity_write(int tid, const bool *cpu)
+{
+    size_t size = CPU_ALLOC_SIZE(NS_MAX_CPUS);
+    cpu_set_t *set = CPU_ALLOC(NS_MAX_CPUS);
+    int ret = set ? 0 : -ENOMEM;
+
+    if (set) {
+        CPU_ZERO_S(size, set);
+        for (uint32_t i = 0; i < NS_MAX_CPUS; i++) {
+            if (cpu[i]) {
+                CPU_SET_S(i, size, set);
+            }
+        }
+        ret = sched_setaffinity(tid, size, set) ? -errno : 0;
+    }
+    CPU_FREE(set);
+    return ret;
+}
+
 char *ns_cpu_list(const NsNode *node)
 {
     GString *s = g_string_new(NULL);

@@ -31,6 +31,13 @@ void ns_not_whole(const NsTopology *t, const bool *cpu, uint32_t n,
  */
 bool ns_affinity_read(int tid, bool *cpu);
 
+/*
+ * Bind a thread of this process to the CPUs with @cpu[id].  0, or a negative
+ * errno: -ESRCH when it is gone, -EPERM when QEMU may not (-sandbox with
+ * resourcecontrol=deny), -EINVAL when the cpuset has none of them.
+ */
+int ns_affinity_write(int tid, const bool *cpu);
+
 /* The CPUs of a node as in a cpuset, such as "0-3,8"; the caller frees it */
 char *ns_cpu_list(const NsNode *node);
 

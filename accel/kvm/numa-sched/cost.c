@@ -32,20 +32,20 @@ typedef struct Part {
  * 2^61.
  */
 static uint32_t options_on(const NsHost *h, const NsGroup *g,
-                           const Part *part, uint32_t parts, uint32_t i,
-                           NsOption *out)
+                           const Part *part, uint32_t parts, uint64_t in_time,
+                           uint32_t i, NsOption *out)
 {
     const uint32_t *ratio = h->ratio + (size_t)i * h->n;
     uint64_t stay = 0, follow = 0, near = 0, moved = 0, rest;
-    uint64_t in_time = h->bandwidth / NS_PAGE * h->horizon;
     uint64_t cold = g->home >= 0 && g->home != i ?
                     (uint64_t)COLD_NS * g->cpu / h->horizon : 0;
 
     for (uint32_t k = 0; k < parts; k++) {
+        /* A mask, because it is as good as random: no branch to predict */
+        uint64_t is_far = -(uint64_t)(ratio[part[k].node] > ratio[i]);
+
         stay += part[k].share * ratio[part[k].node];
-        if (ratio[part[k].node] > ratio[i]) {
-            moved += part[k].pages;
-        }
+        moved += part[k].pages & is_far;
     }
     out[0] = (NsOption) {
         .node = i, .cold = cold,
@@ -58,13 +58,12 @@ static uint32_t options_on(const NsHost *h, const NsGroup *g,
     rest = moved <= in_time ? moved * NS_MILLION / (2 * in_time) :
            NS_MILLION - in_time * NS_MILLION / (2 * moved);
     for (uint32_t k = 0; k < parts; k++) {
-        uint64_t q = part[k].share;
+        uint64_t is_far = -(uint64_t)(ratio[part[k].node] > ratio[i]);
+        uint64_t part_near = (part[k].share - part[k].share * rest /
+                              NS_MILLION) & is_far;
 
-        if (ratio[part[k].node] > ratio[i]) {
-            q = q * rest / NS_MILLION;
-            near += part[k].share - q;
-        }
-        follow += q * ratio[part[k].node];
+        near += part_near;
+        follow += (part[k].share - part_near) * ratio[part[k].node];
     }
     follow += near * ratio[i];
     out[1] = (NsOption) {
@@ -79,6 +78,8 @@ static uint32_t options_on(const NsHost *h, const NsGroup *g,
 uint32_t ns_options(const NsHost *h, const NsGroup *g, NsOption *out)
 {
     g_autofree Part *part = g_new(Part, h->n);
+    /* Pages that can move within the horizon */
+    uint64_t in_time = h->bandwidth / NS_PAGE * h->horizon;
     uint64_t pages = 0;
     uint32_t parts = 0, n = 0;
 
@@ -95,7 +96,7 @@ uint32_t ns_options(const NsHost *h, const NsGroup *g, NsOption *out)
     }
     for (uint32_t i = 0; i < h->n; i++) {
         if (h->node[i].cpus && (!g->allowed || g->allowed[i])) {
-            n += options_on(h, g, part, parts, i, out + n);
+            n += options_on(h, g, part, parts, in_time, i, out + n);
         }
     }
     return n;

@@ -9,6 +9,7 @@
 #include "hw/core/cpu.h"
 #include "hw/mem/memory-device.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-misc.h"
 #include "qapi/qapi-types-machine.h"
 #include "system/hostmem.h"
 #include "system/numa.h"
@@ -99,6 +100,49 @@ static void look_at_vcpus(NsGuest *g, MachineState *ms, Grouping by)
     g->node = (int *)g_array_free(g_steal_pointer(&nodes), false);
 }
 
+#define MAX_TASKS   512         /* that are looked through for vhost's */
+
+static void add_helper(NsGuest *g, int tid)
+{
+    NsVcpu v = { .index = -1, .tid = tid };
+
+    g_array_append_val(g->vcpu, v);
+}
+
+/* Since Linux 6.4 they are threads of QEMU, named after its process. */
+static void look_at_vhost(NsGuest *g)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+
+    for (int i = 0; dir && i < MAX_TASKS; i++) {
+        const char *name = g_dir_read_name(dir);
+        g_autofree char *path = NULL;
+        g_autofree char *comm = NULL;
+
+        if (!name) {
+            return;
+        }
+        path = g_strdup_printf("/proc/self/task/%s/comm", name);
+        if (g_file_get_contents(path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, "vhost-")) {
+            add_helper(g, atoi(name));
+        }
+    }
+}
+
+static void look_at_helpers(NsGuest *g)
+{
+    IOThreadInfoList *all = qmp_query_iothreads(NULL);
+
+    for (IOThreadInfoList *l = all; l; l = l->next) {
+        if (l->value->thread_id > 0) {
+            add_helper(g, l->value->thread_id);
+        }
+    }
+    qapi_free_IOThreadInfoList(all);
+    look_at_vhost(g);
+}
+
 static void add_range(NsGuest *g, int node, MemoryRegion *mr, uint64_t offset,
                       uint64_t bytes)
 {
@@ -111,6 +155,7 @@ static void add_range(NsGuest *g, int node, MemoryRegion *mr, uint64_t offset,
     r = (NsGuestRange) {
         .host = (char *)memory_region_get_ram_ptr(mr) + offset,
         .bytes = MIN(bytes, size - offset),
+        .page = qemu_ram_pagesize(mr->ram_block),
     };
     while (r.group < g->n && g->node[r.group] != node) {
         r.group++;
@@ -197,6 +242,9 @@ NsGuest *ns_guest_look(uint32_t largest)
     g->vcpu = g_array_new(false, false, sizeof(NsVcpu));
     g->range = g_array_new(false, false, sizeof(NsGuestRange));
     look_at_vcpus(g, ms, by);
+    if (g->n == 1) {
+        look_at_helpers(g);
+    }
     look_at_memory(g, ms, by);
     return g;
 }

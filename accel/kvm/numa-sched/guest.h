@@ -7,9 +7,12 @@
 #ifndef NUMA_SCHED_GUEST_H
 #define NUMA_SCHED_GUEST_H
 
-/* A vCPU and the thread that it runs in; with icount they may share one. */
+/*
+ * A vCPU and the thread that it runs in; with icount they may share one.  Or a
+ * thread that works for the guest: an iothread, or a worker of vhost.
+ */
 typedef struct NsVcpu {
-    int index;
+    int index;                  /* -1: no vCPU */
     int tid;
     uint32_t group;
 } NsVcpu;
@@ -18,6 +21,7 @@ typedef struct NsVcpu {
 typedef struct NsGuestRange {
     const void *host;
     uint64_t bytes;
+    uint64_t page;              /* size of the pages behind it */
     uint32_t group;
 } NsGuestRange;
 
@@ -25,7 +29,8 @@ typedef struct NsGuestRange {
  * Groups are the guest's nodes that have vCPUs.  A guest without nodes is one
  * group, or one for each vCPU if it has more of them than a node of the host
  * has CPUs; the memory is then nobody's.  vCPUs that share a thread are one
- * group, whatever the guest's nodes are.
+ * group, whatever the guest's nodes are.  Other threads belong to the group
+ * when there is one only.
  */
 typedef struct NsGuest {
     uint32_t n;                 /* groups */

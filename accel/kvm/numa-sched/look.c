@@ -19,6 +19,7 @@ static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
     bool *whole = k->allowed + (size_t)v->group * k->t->n;
     NsThread th = { .tid = v->tid, .group = v->group, .node = -1 };
     NsTask now;
+    uint32_t usage;
 
     if (task && task->seen == s->looks) {
         return;                 /* another vCPU of the same thread */
@@ -36,8 +37,9 @@ static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
     } else {
         th.before = task->node;
         th.run = ns_task_run(&task->now, &now, k->now - task->at);
-        task->cpu = ns_smooth(task->cpu, ns_task_cpu(&task->now, &now,
-                                                     k->now - task->at));
+        usage = ns_task_cpu(&task->now, &now, k->now - task->at);
+        task->cpu = task->known ? ns_smooth(task->cpu, usage) : usage;
+        task->known = true;
     }
     task->now = now;
     task->at = k->now;
@@ -148,14 +150,8 @@ static void look_at_memory(NsLook *k)
                          &k->absent[r->group])) {
             k->absent[r->group] += r->bytes;
         }
-        for (uint32_t j = 0; j < n; j++) {
-            k->bytes[(size_t)r->group * n + j] += found[k->t->node[j].id];
-            found[k->t->node[j].id] = 0;
-        }
-        /* On nodes that are not there for us */
-        for (uint32_t id = 0; id < NS_MAX_NODES; id++) {
-            k->absent[r->group] += found[id];
-        }
+        ns_bytes_by_index(k->t, found, k->bytes + (size_t)r->group * n,
+                          &k->absent[r->group]);
     }
 }
 

@@ -32,6 +32,7 @@ typedef struct NsSeenTask {
     NsTask now;
     int64_t at;                 /* ns */
     uint32_t cpu;               /* smoothed, 1/1000 */
+    bool known;                 /* there is a figure to smooth */
     int node;                   /* index; -1: not known */
     uint64_t seen;
 } NsSeenTask;

@@ -14,8 +14,13 @@
 #include "qapi/visitor.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "migration/misc.h"
 #include "qom/object_interfaces.h"
+#include "system/runstate.h"
 #include "system/system.h"
+#include "act.h"
+#include "affinity.h"
+#include "command.h"
 #include "compat.h"
 #include "plan.h"
 #include "sampler.h"
@@ -32,25 +37,89 @@ struct NumaSched {
     uint32_t hysteresis;        /* percent */
     uint32_t horizon;           /* s */
     uint64_t bandwidth;
+    NumaSchedEstimator estimator;
     char *latency;
     char *root;
+    char *runtime_dir;
 
     NsSampler *sampler;         /* since it is complete */
+    NsAct *act;
+    bool degraded;              /* what it decides, it may not do */
     QEMUTimer *timer;
     Notifier machine_done;
+    NotifierWithReturn migration;
 };
 
 static NumaSched *current;      /* BQL */
+
+static NsGuest *guest_now(const NumaSched *ns)
+{
+    return ns_guest_look(ns_sampler_largest(ns->sampler));
+}
 
 static void look(void *opaque)
 {
     NumaSched *ns = opaque;
 
-    if (ns_sampler_is_idle(ns->sampler)) {
-        ns_sampler_look(ns->sampler,
-                        ns_guest_look(ns_sampler_largest(ns->sampler)));
+    /* Memory that arrives is migration's. */
+    if (ns_sampler_is_idle(ns->sampler) &&
+        !runstate_check(RUN_STATE_INMIGRATE)) {
+        g_autoptr(NsGuest) guest = guest_now(ns);
+        Error *err = NULL;
+
+        if (!ns_act_follow(ns->act, guest, &err)) {
+            ns_sampler_degrade(ns->sampler, err);
+        }
+        ns_sampler_look(ns->sampler, g_steal_pointer(&guest));
     }
     timer_mod(ns->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ns->interval);
+}
+
+/* Bind its threads, then let its memory follow */
+static bool move_group(NumaSched *ns, const char *group, const char *cpus,
+                       bool follow, uint32_t target, Error **errp)
+{
+    g_autoptr(NsGuest) guest = guest_now(ns);
+
+    if (!ns_act_bind(ns->act, guest, group, cpus, errp)) {
+        return false;
+    }
+    if (follow) {
+        ns_sampler_move(ns->sampler, group, target);
+    }
+    return true;
+}
+
+static void decided(void *opaque, NumaSchedDecision *decision)
+{
+    NumaSched *ns = opaque;
+    Error *err = NULL;
+
+    if (ns->mode != NUMA_SCHED_MODE_AUTO || ns->degraded) {
+        return;
+    }
+    for (NumaSchedMoveList *m = decision->moves; m; m = m->next) {
+        const NumaPlanOption *to = m->value->to;
+
+        if (!move_group(ns, m->value->name, m->value->cpus,
+                        to->memory == NUMA_PLAN_MEMORY_FOLLOW, to->node,
+                        &err)) {
+            ns->degraded = true;
+            ns_sampler_degrade(ns->sampler, err);
+            return;
+        }
+    }
+    decision->applied = true;
+}
+
+/* Its pages are read, and written down as dirty, at the same time. */
+static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
+                             Error **errp)
+{
+    NumaSched *ns = container_of(n, NumaSched, migration);
+
+    ns_sampler_pause(ns->sampler, e->type == MIG_EVENT_PRECOPY_SETUP);
+    return 0;
 }
 
 /* Called at once if the machine is there */
@@ -69,7 +138,8 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
         .id = object_get_canonical_path_component(OBJECT(uc)),
         .mode = ns->mode, .hysteresis = ns->hysteresis,
         .horizon = ns->horizon, .bandwidth = ns->bandwidth,
-        .latency = ns->latency, .root = ns->root,
+        .estimator = ns->estimator, .latency = ns->latency, .root = ns->root,
+        .runtime_dir = ns->runtime_dir, .decided = decided,
     };
 
     if (current) {
@@ -78,11 +148,14 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
                    object_get_canonical_path_component(OBJECT(current)));
         return;
     }
-    ns->sampler = ns_sampler_new(&config, errp);
+    ns->sampler = ns_sampler_new(&config, ns, errp);
     if (!ns->sampler) {
         return;
     }
     current = ns;
+    ns->act = ns_act_new();
+    ns_sampler_pause(ns->sampler, migration_is_running());
+    migration_add_notifier(&ns->migration, migration_changed);
     ns->machine_done.notify = machine_done;
     qemu_add_machine_init_done_notifier(&ns->machine_done);
 }
@@ -106,11 +179,14 @@ static void numa_sched_finalize(Object *obj)
     if (ns->sampler) {
         current = NULL;
         qemu_remove_machine_init_done_notifier(&ns->machine_done);
+        migration_remove_notifier(&ns->migration);
         timer_free(ns->timer);
         ns_sampler_free(ns->sampler);
+        ns_act_free(ns->act);
     }
     g_free(ns->latency);
     g_free(ns->root);
+    g_free(ns->runtime_dir);
 }
 
 /*
@@ -137,6 +213,18 @@ static void set_mode(Object *obj, int value, Error **errp)
 {
     if (may_set(obj, "mode", errp)) {
         NUMA_SCHED(obj)->mode = value;
+    }
+}
+
+static int get_estimator(Object *obj, Error **errp)
+{
+    return NUMA_SCHED(obj)->estimator;
+}
+
+static void set_estimator(Object *obj, int value, Error **errp)
+{
+    if (may_set(obj, "estimator", errp)) {
+        NUMA_SCHED(obj)->estimator = value;
     }
 }
 
@@ -225,14 +313,32 @@ static void set_root(Object *obj, const char *value, Error **errp)
     }
 }
 
+static char *get_runtime_dir(Object *obj, Error **errp)
+{
+    return g_strdup(NUMA_SCHED(obj)->runtime_dir);
+}
+
+static void set_runtime_dir(Object *obj, const char *value, Error **errp)
+{
+    if (may_set(obj, "runtime-dir", errp)) {
+        g_free(NUMA_SCHED(obj)->runtime_dir);
+        NUMA_SCHED(obj)->runtime_dir = g_strdup(value);
+    }
+}
+
 static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
 {
     USER_CREATABLE_CLASS(oc)->complete = numa_sched_complete;
     object_class_property_add_enum(oc, "mode", "NumaSchedMode",
                                    &NumaSchedMode_lookup, get_mode, set_mode);
     object_class_property_set_description(oc, "mode",
-        "observe: only show what would be better; advise: emit events, too "
-        "(default: observe)");
+        "observe: only show what would be better; advise: emit events, too; "
+        "auto: do it (default: observe)");
+    object_class_property_add_enum(oc, "estimator", "NumaSchedEstimator",
+                                   &NumaSchedEstimator_lookup, get_estimator,
+                                   set_estimator);
+    object_class_property_set_description(oc, "estimator",
+        "How the use of memory is known while it moves (default: auto)");
     for (unsigned i = 0; i < ARRAY_SIZE(number); i++) {
         object_class_property_add(oc, number[i].name,
                                   number[i].is_size ? "size" : "uint32",
@@ -248,6 +354,11 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
     object_class_property_add_str(oc, "topology-root", get_root, set_root);
     object_class_property_set_description(oc, "topology-root",
         "Directory with another host's sysfs tree, for tests (default: /)");
+    object_class_property_add_str(oc, "runtime-dir", get_runtime_dir,
+                                  set_runtime_dir);
+    object_class_property_set_description(oc, "runtime-dir",
+        "Directory of the table in which QEMUs in mode auto agree (default: "
+        "$XDG_RUNTIME_DIR, or QEMU's own)");
 }
 
 static const TypeInfo numa_sched_info = {
@@ -269,6 +380,91 @@ static void numa_sched_register(void)
 }
 
 type_init(numa_sched_register)
+
+/*
+ * Commands
+ */
+
+static NumaSched *find(const char *id, Error **errp)
+{
+    if (!current ||
+        strcmp(object_get_canonical_path_component(OBJECT(current)), id)) {
+        error_setg(errp, "There is no numa-sched '%s'; object-add creates one",
+                   id);
+        return NULL;
+    }
+    return current;
+}
+
+static char *cpus_of(const NumaSched *ns, uint32_t node, Error **errp)
+{
+    NsTopology *t = ns_topology_read(ns->root, errp);
+    char *cpus = NULL;
+
+    for (uint32_t i = 0; t && i < t->n; i++) {
+        if (t->node[i].id == node && t->node[i].cpus) {
+            cpus = ns_cpu_list(&t->node[i]);
+        }
+    }
+    if (t && !cpus) {
+        error_setg(errp, "numa-sched: node %u has no CPUs any more", node);
+    }
+    ns_topology_free(t);
+    return cpus;
+}
+
+NumaSchedMoveResult *qmp_numa_sched_move(const char *id, bool has_vcpu,
+                                         int64_t vcpu, bool has_node,
+                                         uint16_t node, uint32_t target,
+                                         bool has_dry_run, bool dry_run,
+                                         Error **errp)
+{
+    NumaSched *ns = find(id, errp);
+    g_autoptr(NumaSchedInfo) info = NULL;
+    g_autoptr(NumaSchedMoveResult) result = NULL;
+    g_autofree char *cpus = NULL;
+    const char *group;
+    bool follow;
+
+    if (!ns) {
+        return NULL;
+    }
+    if (has_vcpu == has_node) {
+        error_setg(errp, "numa-sched-move: give 'vcpu', or 'node'");
+        return NULL;
+    }
+    info = ns_sampler_info(ns->sampler);
+    if (!info) {
+        error_setg(errp, "numa-sched '%s' has not looked yet: try again", id);
+        return NULL;
+    }
+    result = ns_move_result(info, has_vcpu ? &vcpu : NULL, node, target,
+                            ns->bandwidth, &group, errp);
+    if (!result || dry_run) {
+        return g_steal_pointer(&result);
+    }
+    follow = result->to->memory == NUMA_PLAN_MEMORY_FOLLOW;
+    if (follow && info->moving &&
+        info->moving->state <= NUMA_MIGRATE_STATE_UNDOING) {
+        error_setg(errp, "numa-sched '%s': memory of group '%s' moves already: "
+                   "wait, or use numa-sched-cancel", id, info->moving->group);
+        return NULL;
+    }
+    cpus = cpus_of(ns, target, errp);
+    if (!cpus || !move_group(ns, group, cpus, follow, target, errp)) {
+        return NULL;
+    }
+    return g_steal_pointer(&result);
+}
+
+void qmp_numa_sched_cancel(const char *id, Error **errp)
+{
+    NumaSched *ns = find(id, errp);
+
+    if (ns) {
+        ns_sampler_cancel(ns->sampler);
+    }
+}
 
 NumaSchedInfoList *qmp_query_numa_sched(Error **errp)
 {

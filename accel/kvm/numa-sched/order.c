@@ -18,9 +18,14 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
+static uint64_t first_of_pair(uint64_t a)
+{
+    return mix(a + 0x9e3779b97f4a7c15ull);
+}
+
 static uint64_t pair(uint64_t a, uint64_t b)
 {
-    return mix(mix(a + 0x9e3779b97f4a7c15ull) + b);
+    return mix(first_of_pair(a) + b);
 }
 
 static uint64_t colour_of_node(const NsPlace *p)
@@ -33,6 +38,26 @@ static uint64_t colour_of_node(const NsPlace *p)
 static uint64_t colour_of_group(const NsGroup *g)
 {
     return pair(pair(g->cpu, g->intensity), g->pinned);
+}
+
+typedef struct Tie {
+    uint64_t tie, first;        /* first: as the first of a pair */
+} Tie;
+
+static void tie_groups(const NsHost *h, const NsGroup *group, uint32_t n,
+                       Tie *ties)
+{
+    for (uint32_t k = 0; k < n; k++) {
+        const NsGroup *g = &group[k];
+
+        for (uint32_t j = 0; j < h->n; j++) {
+            Tie *t = &ties[(size_t)k * h->n + j];
+
+            t->tie = pair(g->bytes[j], (g->home == j) * 2 +
+                          (!g->allowed || g->allowed[j]));
+            t->first = first_of_pair(t->tie);
+        }
+    }
 }
 
 static int by_colour(const void *a, const void *b, void *opaque)
@@ -60,6 +85,8 @@ void ns_order(const NsHost *h, const NsGroup *group, uint32_t n,
     g_autofree uint64_t *node = g_new(uint64_t, h->n);
     g_autofree uint64_t *next = g_new(uint64_t, h->n);
     g_autofree uint64_t *member = g_new(uint64_t, MAX(n, 1));
+    /* The same in each round: what a group has to do with a node */
+    g_autofree Tie *ties = g_new(Tie, (size_t)n * h->n);
 
     for (uint32_t i = 0; i < h->n; i++) {
         node[i] = colour_of_node(&h->node[i]);
@@ -67,6 +94,7 @@ void ns_order(const NsHost *h, const NsGroup *group, uint32_t n,
     for (uint32_t k = 0; k < n; k++) {
         member[k] = colour_of_group(&group[k]);
     }
+    tie_groups(h, group, n, ties);
     for (int round = 0; round < ROUNDS; round++) {
         /* Sums, because they do not depend on the order */
         for (uint32_t i = 0; i < h->n; i++) {
@@ -81,15 +109,13 @@ void ns_order(const NsHost *h, const NsGroup *group, uint32_t n,
             next[i] = pair(node[i], sum);
         }
         for (uint32_t k = 0; k < n; k++) {
-            const NsGroup *g = &group[k];
+            const Tie *t = &ties[(size_t)k * h->n];
             uint64_t before = member[k], sum = 0;
+            uint64_t first = first_of_pair(before);
 
             for (uint32_t j = 0; j < h->n; j++) {
-                uint64_t tie = pair(g->bytes[j], (g->home == j) * 2 +
-                                    (!g->allowed || g->allowed[j]));
-
-                sum += pair(tie, node[j]);
-                next[j] += pair(before, tie);
+                sum += mix(t[j].first + node[j]);
+                next[j] += mix(first + t[j].tie);
             }
             member[k] = pair(before, sum);
         }

@@ -72,47 +72,78 @@ static void sort_groups(Sorted *s, const NsGroup *group, uint32_t n,
     }
 }
 
-/* Its index is that in the order of nodes, stay before follow. */
-typedef struct Key {
-    uint64_t cost;
-    uint32_t index;
-} Key;
+/* A cost is below 2^51, an index below 2 * NS_MAX_NODES. */
+#define INDEX_BITS  11
+QEMU_BUILD_BUG_ON(2 * NS_MAX_NODES > 1 << INDEX_BITS);
 
-static int by_cost(const void *a, const void *b)
+/*
+ * Ascending, by merging.  qsort() calls a function for each comparison, which
+ * takes a multiple of the time that they take.
+ */
+static void sort_keys(uint64_t *key, uint64_t *room, uint32_t n)
 {
-    const Key *x = a, *y = b;
+    for (uint32_t from = 1; from < n; from++) {
+        uint32_t to = from;
+        uint64_t v = key[from];
 
-    if (x->cost != y->cost) {
-        return x->cost < y->cost ? -1 : 1;
+        /* Runs of 8 */
+        for (; to % 8 && key[to - 1] > v; to--) {
+            key[to] = key[to - 1];
+        }
+        key[to] = v;
     }
-    return x->index < y->index ? -1 : 1;
+    for (uint32_t width = 8; width < n; width *= 2) {
+        for (uint32_t from = 0; from < n; from += 2 * width) {
+            uint32_t i = from, middle = MIN(from + width, n), j = middle;
+            uint32_t end = MIN(from + 2 * width, n), to = from;
+
+            while (i < middle && j < end) {
+                bool second = key[j] < key[i];
+
+                room[to++] = second ? key[j] : key[i];
+                j += second;
+                i += !second;
+            }
+            memcpy(room + to, key + i, (middle - i) * sizeof(*key));
+            memcpy(room + to + (middle - i), key + j, (end - j) * sizeof(*key));
+        }
+        memcpy(key, room, n * sizeof(*key));
+    }
 }
 
-/* The options of a group, the cheapest first; @key and @raw: room for all */
-static uint32_t sorted_options(const NsHost *host, const NsGroup *g, Key *key,
-                               NsOption *raw, NsOption *out)
+/*
+ * The options of a group, the cheapest first; those that cost the same in the
+ * order of nodes, stay before follow.  @key: twice as many as there may be
+ */
+static uint32_t sorted_options(const NsHost *host, const NsGroup *g,
+                               uint64_t *key, NsOption *raw, NsChoice *out)
 {
     uint32_t n = ns_options(host, g, raw);
 
     for (uint32_t o = 0; o < n; o++) {
-        key[o] = (Key) { .cost = ns_option_cost(&raw[o]), .index = o };
+        key[o] = ns_option_cost(&raw[o]) << INDEX_BITS | o;
     }
-    qsort(key, n, sizeof(*key), by_cost);
+    sort_keys(key, key + n, n);
     for (uint32_t o = 0; o < n; o++) {
-        out[o] = raw[key[o].index];
+        uint32_t index = key[o] & ((1 << INDEX_BITS) - 1);
+
+        out[o] = (NsChoice) {
+            .cost = key[o] >> INDEX_BITS, .bytes = raw[index].bytes,
+            .node = raw[index].node, .follow = raw[index].follow,
+        };
     }
     return n;
 }
 
 /* The search's view of the groups; returns where they start */
-static NsOption *pose(const Sorted *s, uint32_t n, uint32_t *cpu,
+static NsChoice *pose(const Sorted *s, uint32_t n, uint32_t *cpu,
                       uint32_t *home, int *lost_home, uint64_t *limit,
                       NsChoices *choices)
 {
     uint32_t width = s->host.n;
-    NsOption *all = g_new(NsOption, (size_t)n * width * 2), *next = all;
+    NsChoice *all = g_new(NsChoice, (size_t)n * width * 2), *next = all;
     g_autofree NsOption *raw = g_new(NsOption, width * 2);
-    g_autofree Key *key = g_new(Key, width * 2);
+    g_autofree uint64_t *key = g_new(uint64_t, width * 4);
 
     for (uint32_t i = 0; i < width; i++) {
         limit[i] = s->node[i].used;
@@ -146,6 +177,23 @@ static NsOption *pose(const Sorted *s, uint32_t n, uint32_t *cpu,
     return all;
 }
 
+/*
+ * What the search was not told of an option.  To work it out again for one node
+ * is cheaper than to keep those of all nodes.  @only: all false
+ */
+static NsOption whole_option(const NsHost *host, const NsGroup *group,
+                             const NsChoice *c, bool *only)
+{
+    NsGroup g = *group;
+    NsOption option[2];
+
+    g.allowed = only;
+    only[c->node] = true;
+    ns_options(host, &g, option);
+    only[c->node] = false;
+    return option[c->follow];
+}
+
 NsPlan *ns_plan(const NsHost *host, const NsGroup *group, uint32_t n)
 {
     g_auto(Sorted) s = {};
@@ -157,7 +205,8 @@ NsPlan *ns_plan(const NsHost *host, const NsGroup *group, uint32_t n)
     g_autofree int *lost_home = g_new(int, MAX(n, 1));
     g_autofree uint64_t *limit = g_new(uint64_t, host->n);
     g_autofree NsChoices *choices = g_new(NsChoices, MAX(n, 1));
-    g_autofree NsOption *options = NULL;
+    g_autofree bool *only = g_new0(bool, host->n);
+    g_autofree NsChoice *all = NULL;
     NsPlan *plan = g_new0(NsPlan, 1);
     NsProblem problem = {
         .host = &s.host, .n = n, .cpu = cpu, .home = home,
@@ -167,7 +216,7 @@ NsPlan *ns_plan(const NsHost *host, const NsGroup *group, uint32_t n)
     ns_order(host, group, n, nodes, groups);
     sort_host(&s, host, nodes);
     sort_groups(&s, group, n, nodes, groups);
-    options = pose(&s, n, cpu, home, lost_home, limit, choices);
+    all = pose(&s, n, cpu, home, lost_home, limit, choices);
 
     plan->n = n;
     plan->placed = g_new0(bool, MAX(n, 1));
@@ -182,7 +231,9 @@ NsPlan *ns_plan(const NsHost *host, const NsGroup *group, uint32_t n)
 
         if (chosen[k] != NS_UNPLACED) {
             plan->placed[g] = true;
-            plan->choice[g] = choices[k].option[chosen[k]];
+            plan->choice[g] = whole_option(&s.host, &s.group[k],
+                                           &choices[k].option[chosen[k]],
+                                           only);
             plan->choice[g].node = nodes[plan->choice[g].node];
             plan->load[plan->choice[g].node] += group[g].cpu;
             plan->total += ns_option_cost(&plan->choice[g]);

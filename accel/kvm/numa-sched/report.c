@@ -23,7 +23,7 @@ static NumaSchedThread *thread_info(const NsLook *k, const NsThread *th)
     for (guint i = 0; i < k->guest->vcpu->len; i++) {
         const NsVcpu *v = &g_array_index(k->guest->vcpu, NsVcpu, i);
 
-        if (v->tid == th->tid) {
+        if (v->tid == th->tid && v->index >= 0) {
             QAPI_LIST_APPEND(vcpus, v->index);
         }
     }

@@ -56,3 +56,15 @@ int ns_residency(const NsRange *r, uint32_t samples, uint64_t phase,
     *absent += n ? none : r->bytes;
     return 0;
 }
+
+void ns_bytes_by_index(const NsTopology *t, const uint64_t *found,
+                       uint64_t *bytes, uint64_t *absent)
+{
+    for (uint32_t id = 0; id < NS_MAX_NODES; id++) {
+        if (t->index[id] >= 0) {
+            bytes[t->index[id]] += found[id];
+        } else {
+            *absent += found[id];
+        }
+    }
+}

@@ -30,4 +30,12 @@ typedef struct NsRange {
 int ns_residency(const NsRange *range, uint32_t samples, uint64_t phase,
                  uint64_t *bytes, uint64_t *absent);
 
+/*
+ * What ns_residency() found, by id, added to @bytes, by index of @t: memory of
+ * a node that was made one with another is that one's.  That on nodes that are
+ * not there for us is added to @absent.
+ */
+void ns_bytes_by_index(const NsTopology *t, const uint64_t *found,
+                       uint64_t *bytes, uint64_t *absent);
+
 #endif

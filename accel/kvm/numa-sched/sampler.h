@@ -22,15 +22,22 @@ typedef struct NsConfig {
     uint32_t hysteresis;        /* percent */
     uint32_t horizon;           /* s */
     uint64_t bandwidth;         /* bytes/s */
+    NumaSchedEstimator estimator;
     const char *latency;        /* file, or NULL */
     const char *root;           /* of the host's trees */
+    const char *runtime_dir;    /* of the table of all QEMUs; NULL: the usual */
+    /*
+     * A decision was made, in mode advise or auto.  Main loop; @opaque is that
+     * of ns_sampler_new(); it may set decision->applied before the event.
+     */
+    void (*decided)(void *opaque, NumaSchedDecision *decision);
 } NsConfig;
 
 /*
  * Read the topology once, and the latency file, and start the thread.  NULL
  * with @errp set: what was said of the host can not be used.  BQL.
  */
-NsSampler *ns_sampler_new(const NsConfig *config, Error **errp);
+NsSampler *ns_sampler_new(const NsConfig *config, void *opaque, Error **errp);
 
 /* Ends the thread; may wait for the look that is under way.  BQL */
 void ns_sampler_free(NsSampler *s);
@@ -46,6 +53,23 @@ bool ns_sampler_is_idle(NsSampler *s);
 
 /* Look at @guest, which becomes the sampler's, if it is idle.  BQL */
 void ns_sampler_look(NsSampler *s, NsGuest *guest);
+
+/*
+ * Move the memory of a group to node @target, by id, as soon as it has looked
+ * again, and no other memory moves.  Any thread
+ */
+void ns_sampler_move(NsSampler *s, const char *group, uint32_t target);
+
+/* Give back what the present move has moved, and forget those to come */
+void ns_sampler_cancel(NsSampler *s);
+
+/* Nothing moves while @paused.  Any thread */
+void ns_sampler_pause(NsSampler *s, bool paused);
+
+/*
+ * From now on it only advises, and says why in query-numa-sched.  @err: freed
+ */
+void ns_sampler_degrade(NsSampler *s, Error *err);
 
 /*
  * A copy of what it found last; NULL: nothing yet.  Any thread

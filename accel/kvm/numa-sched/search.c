@@ -15,18 +15,28 @@
 #define BRANCH_GROUPS   12
 #define IMPROVE_STEPS   400000      /* each time */
 
+/* What a group has on a node: the cost to stay and to follow, and its bytes */
+typedef struct Cell {
+    uint64_t cost[2];           /* UNPLACED_COST: there is no such option */
+    uint64_t bytes;             /* that follow */
+} Cell;
+
 /* A placement that is being worked on */
 typedef struct Work {
     const NsProblem *p;
     uint64_t *load;             /* by node, 1/1000 CPU */
+    uint64_t *share;            /* by node: what that load costs */
     uint64_t *free;             /* by node, bytes that may still follow */
     uint32_t *chosen;           /* by group */
-    /* [(group * nodes + node) * 2 + follow]: the option's index */
-    const uint32_t *at;
+    /* Of what was chosen, where it is an option, by group */
+    uint32_t *node;
+    uint64_t *cost, *bytes;
+    const Cell *cell;           /* [group * nodes + node] */
+    const uint64_t *least;      /* [node * groups + group]: cost of a cell */
     int64_t steps;              /* that are left */
 } Work;
 
-static const NsOption *option_of(const NsProblem *p, uint32_t group,
+static const NsChoice *option_of(const NsProblem *p, uint32_t group,
                                  uint32_t index)
 {
     return &p->choices[group].option[index];
@@ -35,7 +45,13 @@ static const NsOption *option_of(const NsProblem *p, uint32_t group,
 static uint64_t cost_of(const NsProblem *p, uint32_t group, uint32_t index)
 {
     return index == NS_UNPLACED ? UNPLACED_COST :
-           ns_option_cost(option_of(p, group, index));
+           option_of(p, group, index)->cost;
+}
+
+static void add_load(Work *w, uint32_t node, int64_t load)
+{
+    w->load[node] += load;
+    w->share[node] = ns_share(&w->p->host->node[node], w->load[node]);
 }
 
 static void take_out(Work *w, uint32_t g)
@@ -43,12 +59,12 @@ static void take_out(Work *w, uint32_t g)
     uint32_t index = w->chosen[g];
 
     if (index != NS_UNPLACED) {
-        const NsOption *o = option_of(w->p, g, index);
+        const NsChoice *o = option_of(w->p, g, index);
 
-        w->load[o->node] -= w->p->cpu[g];
+        add_load(w, o->node, -(int64_t)w->p->cpu[g]);
         w->free[o->node] += o->bytes;
     } else if (w->p->lost_home[g] >= 0) {
-        w->load[w->p->lost_home[g]] -= w->p->cpu[g];
+        add_load(w, w->p->lost_home[g], -(int64_t)w->p->cpu[g]);
     }
 }
 
@@ -56,16 +72,19 @@ static void put_in(Work *w, uint32_t g, uint32_t index)
 {
     w->chosen[g] = index;
     if (index != NS_UNPLACED) {
-        const NsOption *o = option_of(w->p, g, index);
+        const NsChoice *o = option_of(w->p, g, index);
 
-        w->load[o->node] += w->p->cpu[g];
+        w->node[g] = o->node;
+        w->cost[g] = o->cost;
+        w->bytes[g] = o->bytes;
+        add_load(w, o->node, w->p->cpu[g]);
         w->free[o->node] -= o->bytes;
     } else if (w->p->lost_home[g] >= 0) {
-        w->load[w->p->lost_home[g]] += w->p->cpu[g];
+        add_load(w, w->p->lost_home[g], w->p->cpu[g]);
     }
 }
 
-static bool fits(const Work *w, uint32_t g, const NsOption *o)
+static bool fits(const Work *w, uint32_t g, const NsChoice *o)
 {
     return w->load[o->node] + w->p->cpu[g] <= w->p->limit[o->node] &&
            o->bytes <= w->free[o->node];
@@ -73,17 +92,17 @@ static bool fits(const Work *w, uint32_t g, const NsOption *o)
 
 static uint64_t share_at(const Work *w, uint32_t node)
 {
-    return ns_share(&w->p->host->node[node], w->load[node]);
+    return w->share[node];
 }
 
 /* What it adds to be there: the option, and what others lose */
-static uint64_t added(const Work *w, uint32_t g, const NsOption *o)
+static uint64_t added(const Work *w, uint32_t g, const NsChoice *o)
 {
     const NsPlace *place = &w->p->host->node[o->node];
 
-    return ns_option_cost(o) +
+    return o->cost +
            ns_share(place, w->load[o->node] + w->p->cpu[g]) -
-           ns_share(place, w->load[o->node]);
+           share_at(w, o->node);
 }
 
 /* The cheapest option that fits, for a group that is taken out */
@@ -95,7 +114,7 @@ static uint32_t best(Work *w, uint32_t g, uint64_t *cost)
     *cost = UNPLACED_COST;
     for (uint32_t i = 0; i < c->n; i++) {
         /* They are sorted, and shared cores make none cheaper. */
-        if (ns_option_cost(&c->option[i]) >= *cost) {
+        if (c->option[i].cost >= *cost) {
             break;
         }
         w->steps--;
@@ -116,7 +135,8 @@ static void start_empty(Work *w)
     const NsProblem *p = w->p;
 
     for (uint32_t i = 0; i < p->host->n; i++) {
-        w->load[i] = p->host->node[i].used;
+        w->load[i] = 0;
+        add_load(w, i, p->host->node[i].used);
         w->free[i] = p->host->node[i].free;
     }
     for (uint32_t g = 0; g < p->n; g++) {
@@ -143,9 +163,7 @@ static uint64_t total(const Work *w)
     return sum;
 }
 
-/*
- * Starts
- */
+/* Starts */
 
 static void start_at_home(Work *w)
 {
@@ -180,8 +198,8 @@ static uint64_t stake(const NsProblem *p, uint32_t g)
 
     for (uint32_t i = 1; i < c->n; i++) {
         if (c->option[i].node != c->option[0].node) {
-            return ns_option_cost(&c->option[i]) -
-                   ns_option_cost(&c->option[0]);
+            return c->option[i].cost -
+                   c->option[0].cost;
         }
     }
     return UNPLACED_COST;
@@ -209,9 +227,7 @@ static void start_greedy(Work *w, bool largest)
     }
 }
 
-/*
- * Improvements: each returns whether it found one
- */
+/* Improvements: each returns whether it found one */
 
 static bool improve_by_move(Work *w, uint32_t g)
 {
@@ -230,67 +246,100 @@ static bool improve_by_move(Work *w, uint32_t g)
     return found != old;
 }
 
-/* The better one of a group's options on a node; it is taken out */
-static uint32_t best_on(Work *w, uint32_t g, uint32_t node, uint64_t *cost)
+/*
+ * The better one of @g's options on the node of @h, when that leaves: whether
+ * memory follows; -1: it does not fit.  Adds what it costs, with what others
+ * lose by it, to @cost.
+ */
+static int best_instead(Work *w, uint32_t g, uint32_t h, uint64_t *cost)
 {
-    const uint32_t *at = w->at + ((size_t)g * w->p->host->n + node) * 2;
-    uint32_t found = NS_UNPLACED;
+    uint32_t node = w->node[h];
+    const NsPlace *place = &w->p->host->node[node];
+    const Cell *c = &w->cell[(size_t)g * w->p->host->n + node];
+    uint64_t load = w->load[node] - w->p->cpu[h];
+    bool follow = c->cost[1] < c->cost[0] &&
+                  c->bytes <= w->free[node] + w->bytes[h];
 
-    *cost = UINT64_MAX;
-    for (int follow = 0; follow < 2; follow++) {
-        if (at[follow] != NS_UNPLACED &&
-            fits(w, g, option_of(w->p, g, at[follow]))) {
-            uint64_t a = added(w, g, option_of(w->p, g, at[follow]));
-
-            if (a < *cost) {
-                *cost = a;
-                found = at[follow];
-            }
-        }
-    }
     w->steps--;
-    return found;
+    if (load + w->p->cpu[g] > w->p->limit[node] ||
+        c->cost[follow] == UNPLACED_COST) {
+        return -1;
+    }
+    *cost += c->cost[follow] + ns_share(place, load + w->p->cpu[g]) -
+             ns_share(place, load);
+    return follow;
 }
 
-/* Cheapest that its group can be on a node, whoever is there */
-static uint64_t least_on(const Work *w, uint32_t g, uint32_t node)
+/* What both cost, less what is left of it on their nodes when both leave */
+static uint64_t cost_of_pair(const Work *w, uint32_t g, uint32_t h)
 {
-    const uint32_t *at = w->at + ((size_t)g * w->p->host->n + node) * 2;
+    const NsPlace *place = w->p->host->node;
+    uint32_t i = w->node[g], j = w->node[h];
 
-    return MIN(at[0] == NS_UNPLACED ? UNPLACED_COST : cost_of(w->p, g, at[0]),
-               at[1] == NS_UNPLACED ? UNPLACED_COST : cost_of(w->p, g, at[1]));
+    return w->cost[g] + w->cost[h] + share_at(w, i) + share_at(w, j) -
+           ns_share(&place[i], w->load[i] - w->p->cpu[g]) -
+           ns_share(&place[j], w->load[j] - w->p->cpu[h]);
 }
 
+/* Of the option, which there is */
+static uint32_t index_of(const NsProblem *p, uint32_t g, uint32_t node,
+                         bool follow)
+{
+    const NsChoices *c = &p->choices[g];
+    uint32_t i = 0;
+
+    while (c->option[i].node != node || c->option[i].follow != follow) {
+        i++;
+    }
+    return i;
+}
+
+/* Both have options, on different nodes. */
 static bool improve_by_exchange(Work *w, uint32_t g, uint32_t h)
 {
-    uint32_t old_g = w->chosen[g], old_h = w->chosen[h], to_g, to_h;
-    uint32_t node_g = option_of(w->p, g, old_g)->node;
-    uint32_t node_h = option_of(w->p, h, old_h)->node;
-    uint64_t before, after = 0, cost;
-    uint64_t least = least_on(w, g, node_h) + least_on(w, h, node_g);
+    uint32_t node_g = w->node[g], node_h = w->node[h];
+    uint64_t cost = 0;
+    int to_g = best_instead(w, g, h, &cost);
+    int to_h = to_g < 0 ? -1 : best_instead(w, h, g, &cost);
 
-    w->steps--;
-    before = cost_of(w->p, g, old_g) + cost_of(w->p, h, old_h) +
-             share_at(w, node_g) + share_at(w, node_h);
-    if (node_g == node_h || least >= before) {
+    if (to_h < 0 || cost >= cost_of_pair(w, g, h)) {
         return false;
     }
     take_out(w, g);
     take_out(w, h);
-    before -= share_at(w, node_g) + share_at(w, node_h);
-    to_g = best_on(w, g, node_h, &cost);
-    if (to_g != NS_UNPLACED) {
-        after = cost;
-        to_h = best_on(w, h, node_g, &cost);
-        if (to_h != NS_UNPLACED && after + cost < before) {
-            put_in(w, g, to_g);
-            put_in(w, h, to_h);
-            return true;
+    put_in(w, g, index_of(w->p, g, node_h, to_g));
+    put_in(w, h, index_of(w->p, h, node_g, to_h));
+    return true;
+}
+
+/*
+ * With each of those after it.  Most pairs cannot gain, whatever fits, and
+ * there are so many that it has to be seen with few loads from memory.
+ */
+static bool improve_by_exchanges(Work *w, uint32_t g)
+{
+    uint32_t n = w->p->n;
+    const Cell *mine = &w->cell[(size_t)g * w->p->host->n];
+    bool better = false;
+
+    if (w->chosen[g] == NS_UNPLACED) {
+        return false;
+    }
+    for (uint32_t h = g + 1; h < n && w->steps > 0; h++) {
+        uint32_t node_g = w->node[g], node_h = w->node[h];
+
+        if (w->chosen[h] == NS_UNPLACED) {
+            continue;
+        }
+        w->steps--;
+        if (node_g != node_h &&
+            MIN(mine[node_h].cost[0], mine[node_h].cost[1]) +
+            w->least[(size_t)node_g * n + h] <
+            w->cost[g] + w->cost[h] + w->share[node_g] + w->share[node_h]) {
+            better |= improve_by_exchange(w, g, h);
         }
     }
-    put_in(w, g, old_g);
-    put_in(w, h, old_h);
-    return false;
+    return better;
 }
 
 /* Move it to where there is no room, when one that is there has where to go */
@@ -306,9 +355,9 @@ static bool improve_by_making_room(Work *w, uint32_t g)
         put_in(w, g, old);
     }
     for (uint32_t i = 0; i < c->n && w->steps > 0; i++) {
-        const NsOption *o = &c->option[i];
+        const NsChoice *o = &c->option[i];
 
-        if (ns_option_cost(o) >= before) {
+        if (o->cost >= before) {
             break;
         }
         if (old != NS_UNPLACED && o->node == option_of(w->p, g, old)->node) {
@@ -365,12 +414,7 @@ static void improve(Work *w, bool deep)
             continue;
         }
         for (uint32_t g = 0; g < n && w->steps > 0; g++) {
-            for (uint32_t h = g + 1; h < n && w->steps > 0; h++) {
-                if (w->chosen[g] != NS_UNPLACED &&
-                    w->chosen[h] != NS_UNPLACED) {
-                    better |= improve_by_exchange(w, g, h);
-                }
-            }
+            better |= improve_by_exchanges(w, g);
         }
         if (better) {
             continue;
@@ -422,10 +466,10 @@ static void branch(Branch *b, uint32_t depth, uint64_t cost)
     }
     g = b->order[depth];
     for (uint32_t i = 0; i < p->choices[g].n && b->w->steps > 0; i++) {
-        const NsOption *o = &p->choices[g].option[i];
+        const NsChoice *o = &p->choices[g].option[i];
         uint64_t with;
 
-        if (cost + ns_option_cost(o) + b->rest[depth + 1] >= b->best) {
+        if (cost + o->cost + b->rest[depth + 1] >= b->best) {
             break;
         }
         b->w->steps--;
@@ -481,7 +525,7 @@ static bool branch_and_bound(Work *w, uint32_t *chosen, uint64_t known)
 
         order[i] = g;
         rest[i] = rest[i + 1] + (p->choices[g].n ?
-                  ns_option_cost(p->choices[g].option) : UNPLACED_COST);
+                  p->choices[g].option->cost : UNPLACED_COST);
     }
     w->steps = BRANCH_STEPS;
     /* Nothing can be below this. */
@@ -496,24 +540,39 @@ static bool branch_and_bound(Work *w, uint32_t *chosen, uint64_t known)
 
 bool ns_search(const NsProblem *p, uint32_t *chosen)
 {
-    size_t cells = (size_t)p->n * p->host->n * 2;
-    g_autofree uint32_t *at = g_new(uint32_t, MAX(cells, 1));
+    size_t cells = (size_t)p->n * p->host->n;
+    g_autofree Cell *cell = g_new(Cell, MAX(cells, 1));
+    g_autofree uint64_t *least = g_new(uint64_t, MAX(cells, 1));
+    g_autofree uint32_t *node = g_new0(uint32_t, MAX(p->n, 1));
+    g_autofree uint64_t *cost_now = g_new0(uint64_t, MAX(p->n, 1));
+    g_autofree uint64_t *bytes = g_new0(uint64_t, MAX(p->n, 1));
     g_autofree uint64_t *load = g_new(uint64_t, p->host->n);
+    g_autofree uint64_t *share = g_new(uint64_t, p->host->n);
     g_autofree uint64_t *free_bytes = g_new(uint64_t, p->host->n);
     g_autofree uint32_t *now = g_new(uint32_t, MAX(p->n, 1));
     Work w = {
-        .p = p, .load = load, .free = free_bytes, .chosen = now, .at = at,
+        .p = p, .load = load, .free = free_bytes, .chosen = now,
+        .share = share, .least = least, .cell = cell,
+        .node = node, .cost = cost_now, .bytes = bytes,
     };
     uint64_t known = UINT64_MAX, cost;
 
     for (size_t i = 0; i < cells; i++) {
-        at[i] = NS_UNPLACED;
+        cell[i] = (Cell) { .cost = { UNPLACED_COST, UNPLACED_COST } };
     }
     for (uint32_t g = 0; g < p->n; g++) {
-        for (uint32_t i = 0; i < p->choices[g].n; i++) {
-            const NsOption *o = &p->choices[g].option[i];
+        Cell *own = &cell[(size_t)g * p->host->n];
 
-            at[((size_t)g * p->host->n + o->node) * 2 + o->follow] = i;
+        for (uint32_t i = 0; i < p->choices[g].n; i++) {
+            const NsChoice *o = &p->choices[g].option[i];
+
+            own[o->node].cost[o->follow] = o->cost;
+            /* None if it stays */
+            own[o->node].bytes += o->bytes;
+        }
+        for (uint32_t i = 0; i < p->host->n; i++) {
+            least[(size_t)i * p->n + g] = MIN(own[i].cost[0],
+                                                     own[i].cost[1]);
         }
     }
     for (int start = 0; start < 3; start++) {

@@ -16,8 +16,16 @@
 
 #define NS_UNPLACED     UINT32_MAX
 
+/* What the search has to know of an option, in as few bytes as it takes */
+typedef struct NsChoice {
+    uint64_t cost;              /* below 2^51 */
+    uint64_t bytes;             /* that follow */
+    uint32_t node;
+    bool follow;
+} NsChoice;
+
 typedef struct NsChoices {
-    const NsOption *option;     /* by cost, the cheapest first */
+    const NsChoice *option;     /* by cost, the cheapest first */
     uint32_t n;
 } NsChoices;
 

@@ -11,180 +11,36 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bitmap.h"
-#include <dirent.h>
 #include "parse.h"
-#include "topology.h"
+#include "reader.h"
 
-#define MAX_FILE        (64 * 1024)
-#define MAX_NOTES       64
 #define NODES           "sys/devices/system/node"
 #define CPUS            "sys/devices/system/cpu"
 
-typedef struct Reader {
-    const char *root;
-    int root_fd;
-    NsTopology *t;
-    unsigned long *online;      /* NS_MAX_CPUS */
-    unsigned long *rows;        /* NS_MAX_NODES: what a distance is given for */
-    /* Of the node with that id, or -1; of the one that nodes were made */
-    int index[NS_MAX_NODES];
-    char path[128];             /* of the last file, below the root */
-    const char *why;            /* it was not read */
-    size_t len;
-    char buf[MAX_FILE + 1];     /* one more shows that a file is too large */
-} Reader;
-
-static void G_GNUC_PRINTF(2, 3) note(Reader *r, const char *fmt, ...)
-{
-    GPtrArray *notes = r->t->notes;
-    va_list ap;
-
-    if (notes->len < MAX_NOTES) {
-        va_start(ap, fmt);
-        g_ptr_array_add(notes, g_strdup_vprintf(fmt, ap));
-        va_end(ap);
-    } else if (notes->len == MAX_NOTES) {
-        g_ptr_array_add(notes, g_strdup("there is more that was missing, or"
-                                        " was not believed"));
-    }
-}
-
-/* About the file that was read last */
-static void complain(Reader *r, const char *what)
-{
-    note(r, "%s: %s", r->path, what);
-}
-
-static void G_GNUC_PRINTF(2, 0) set_path(Reader *r, const char *fmt,
-                                         va_list ap)
-{
-    g_vsnprintf(r->path, sizeof(r->path), fmt, ap);
-}
-
-/* Regular files only: opening a FIFO or device could wait, or do something. */
-static int open_regular(Reader *r)
-{
-    int fd = -1;
-    struct stat st;
-
-    r->why = "not a regular file";
-    if (fstatat(r->root_fd, r->path, &st, 0) < 0) {
-        r->why = errno == ENOENT ? "missing" : g_strerror(errno);
-    } else if (S_ISREG(st.st_mode)) {
-        fd = openat(r->root_fd, r->path,
-                    O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-        if (fd < 0) {
-            r->why = g_strerror(errno);
-        } else if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-            close(fd);
-            fd = -1;
-        }
-    }
-    return fd;
-}
-
-/* Read a file; false with @why set otherwise */
-static bool G_GNUC_PRINTF(2, 3) load(Reader *r, const char *fmt, ...)
-{
-    va_list ap;
-    ssize_t n = 1;
-    int fd;
-
-    va_start(ap, fmt);
-    set_path(r, fmt, ap);
-    va_end(ap);
-    r->len = 0;
-    fd = open_regular(r);
-    if (fd < 0) {
-        return false;
-    }
-    r->why = NULL;
-    while (n > 0 && r->len < sizeof(r->buf)) {
-        n = read(fd, r->buf + r->len, sizeof(r->buf) - r->len);
-        if (n < 0) {
-            r->why = g_strerror(errno);
-        } else {
-            r->len += n;
-        }
-    }
-    close(fd);
-    if (r->len > MAX_FILE) {
-        r->why = "too large";
-    }
-    return !r->why;
-}
-
-/*
- * Set the bits of the numbers N for which the directory has a "<prefix>N" that
- * is a directory; with @links it is a link, whose target a copy may lack.
- */
-static void G_GNUC_PRINTF(6, 7) scan(Reader *r, const char *prefix, bool links,
-                                     unsigned long *bits, size_t size,
-                                     const char *fmt, ...)
-{
-    size_t skip = strlen(prefix);
-    struct dirent *e;
-    va_list ap;
-    DIR *dir;
-    int fd;
-
-    va_start(ap, fmt);
-    set_path(r, fmt, ap);
-    va_end(ap);
-    fd = openat(r->root_fd, r->path,
-                O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_DIRECTORY);
-    dir = fd < 0 ? NULL : fdopendir(fd);
-    if (!dir) {
-        if (fd >= 0) {
-            close(fd);
-        }
-        return;
-    }
-    while ((e = readdir(dir))) {
-        const char *number = e->d_name + skip;
-        struct stat st;
-        uint64_t v;
-
-        if (strncmp(e->d_name, prefix, skip) || !*number ||
-            number[strspn(number, "0123456789")] ||
-            (*number == '0' && number[1])) {
-            continue;
-        }
-        if (!ns_parse_number(number, strlen(number), size - 1, &v)) {
-            note(r, "%s/%s: numbers above %zu are left out", r->path,
-                 e->d_name, size - 1);
-        } else if (links || (fstatat(dirfd(dir), e->d_name, &st, 0) == 0 &&
-                             S_ISDIR(st.st_mode))) {
-            set_bit(v, bits);
-        }
-    }
-    closedir(dir);
-}
-
-static void read_online(Reader *r)
+static void read_online(NsReader *r)
 {
     unsigned long cpu;
 
-    if (!load(r, CPUS "/online")) {
-        complain(r, r->why);
+    if (!ns_reader_load(r, CPUS "/online")) {
+        ns_reader_complain(r, r->why);
     } else if (!ns_parse_list(r->buf, r->len, r->online, NS_MAX_CPUS)) {
-        complain(r, "not a list of CPUs");
+        ns_reader_complain(r, "not a list of CPUs");
     } else if (!bitmap_empty(r->online, NS_MAX_CPUS)) {
         return;
     } else {
-        complain(r, "no CPU");
+        ns_reader_complain(r, "no CPU");
     }
     /* Old kernels have only a file for each CPU that can be put offline. */
-    scan(r, "cpu", false, r->online, NS_MAX_CPUS, CPUS);
+    ns_reader_scan(r, "cpu", false, r->online, NS_MAX_CPUS, CPUS);
     for (cpu = find_first_bit(r->online, NS_MAX_CPUS); cpu < NS_MAX_CPUS;
          cpu = find_next_bit(r->online, NS_MAX_CPUS, cpu + 1)) {
         uint64_t online;
 
-        if (!load(r, CPUS "/cpu%lu/online", cpu)) {
+        if (!ns_reader_load(r, CPUS "/cpu%lu/online", cpu)) {
             continue;
         }
         if (!ns_parse_number(r->buf, r->len, 1, &online)) {
-            complain(r, "neither 0 nor 1");
+            ns_reader_complain(r, "neither 0 nor 1");
         } else if (!online) {
             clear_bit(cpu, r->online);
         }
@@ -192,41 +48,44 @@ static void read_online(Reader *r)
 }
 
 /* The online CPUs that the node says it has */
-static void read_claim(Reader *r, uint32_t id, unsigned long *claim)
+static void read_claim(NsReader *r, uint32_t id, unsigned long *claim)
 {
     bitmap_zero(claim, NS_MAX_CPUS);
-    if (!load(r, NODES "/node%u/cpumap", id)) {
-        complain(r, r->why);
+    if (!ns_reader_load(r, NODES "/node%u/cpumap", id)) {
+        ns_reader_complain(r, r->why);
     } else if (!ns_parse_mask(r->buf, r->len, claim, NS_MAX_CPUS)) {
-        complain(r, "not a mask of CPUs");
+        ns_reader_complain(r, "not a mask of CPUs");
     } else {
         goto out;
     }
-    if (!load(r, NODES "/node%u/cpulist", id)) {
-        complain(r, r->why);
+    if (!ns_reader_load(r, NODES "/node%u/cpulist", id)) {
+        ns_reader_complain(r, r->why);
     } else if (!ns_parse_list(r->buf, r->len, claim, NS_MAX_CPUS)) {
-        complain(r, "not a list of CPUs");
+        ns_reader_complain(r, "not a list of CPUs");
     }
 out:
     bitmap_and(claim, claim, r->online, NS_MAX_CPUS);
 }
 
-/* From the file that was read last, a meminfo */
-static void parse_memory(Reader *r, bool loaded, NsNode *node)
+/* From the file that was read last, a meminfo; false: not all is known */
+static bool parse_memory(NsReader *r, bool loaded, NsNode *node)
 {
     if (!loaded) {
-        complain(r, r->why);
+        ns_reader_complain(r, r->why);
     } else if (!ns_parse_meminfo(r->buf, r->len, "MemTotal:", NS_MAX_BYTES,
                                  &node->size)) {
-        complain(r, "no size of memory that can be");
+        ns_reader_complain(r, "no size of memory that can be");
     } else if (!ns_parse_meminfo(r->buf, r->len, "MemFree:", node->size,
                                  &node->free)) {
-        complain(r, "no size of free memory that can be");
+        ns_reader_complain(r, "no size of free memory that can be");
+    } else {
+        return true;
     }
+    return false;
 }
 
 /* Whether there is a believable set of the threads of that CPU's core */
-static bool read_siblings(Reader *r, uint32_t cpu, unsigned long *siblings)
+static bool read_siblings(NsReader *r, uint32_t cpu, unsigned long *siblings)
 {
     static const struct {
         const char *name;
@@ -240,7 +99,8 @@ static bool read_siblings(Reader *r, uint32_t cpu, unsigned long *siblings)
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(source); i++) {
-        if (!load(r, CPUS "/cpu%u/topology/%s", cpu, source[i].name)) {
+        if (!ns_reader_load(r, CPUS "/cpu%u/topology/%s", cpu,
+                            source[i].name)) {
             continue;
         }
         bitmap_zero(siblings, NS_MAX_CPUS);
@@ -248,21 +108,21 @@ static bool read_siblings(Reader *r, uint32_t cpu, unsigned long *siblings)
             test_bit(cpu, siblings)) {
             return true;
         }
-        complain(r, "not a set of threads with that CPU");
+        ns_reader_complain(r, "not a set of threads with that CPU");
     }
     return false;
 }
 
 /* The last resort: cores of one package, on different dies, may share an id. */
-static bool read_core_id(Reader *r, uint32_t cpu, uint64_t *core)
+static bool read_core_id(NsReader *r, uint32_t cpu, uint64_t *core)
 {
     uint64_t package;
 
     /* On some machines it is -1, which says nothing. */
-    if (!load(r, CPUS "/cpu%u/topology/physical_package_id", cpu) ||
-        !ns_parse_number(r->buf, r->len, UINT32_MAX, &package) ||
-        !load(r, CPUS "/cpu%u/topology/core_id", cpu) ||
-        !ns_parse_number(r->buf, r->len, UINT32_MAX, core)) {
+    if (!ns_reader_load(r, CPUS "/cpu%u/topology/physical_package_id", cpu) ||
+                  !ns_parse_number(r->buf, r->len, UINT32_MAX, &package) ||
+                  !ns_reader_load(r, CPUS "/cpu%u/topology/core_id", cpu) ||
+                  !ns_parse_number(r->buf, r->len, UINT32_MAX, core)) {
         return false;
     }
     *core |= package << 32;
@@ -273,7 +133,7 @@ static bool read_core_id(Reader *r, uint32_t cpu, uint64_t *core)
  * Fill in CPUs and cores.  A core counts as its lowest CPU among @cpus, so that
  * it does not matter which of its other threads a set has.
  */
-static void set_cpus(Reader *r, NsNode *node, const unsigned long *cpus)
+static void set_cpus(NsReader *r, NsNode *node, const unsigned long *cpus)
 {
     g_autofree unsigned long *siblings = bitmap_new(NS_MAX_CPUS);
     g_autofree unsigned long *lowest = bitmap_new(NS_MAX_CPUS);
@@ -307,26 +167,34 @@ static void set_cpus(Reader *r, NsNode *node, const unsigned long *cpus)
     node->cores = bitmap_count_one(lowest, NS_MAX_CPUS) +
                   g_hash_table_size(ids) + unknown;
     if (unknown) {
-        note(r, "node %u: %u CPUs have no core and count as one each",
-             node->id, unknown);
+        ns_reader_note(r, "node %u: %u CPUs have no core and count as one each",
+                       node->id, unknown);
     }
 }
 
-static void merge(Reader *r, NsNode *node, NsNode *more)
+static void add_memory(NsNode *node, const NsNode *more)
 {
-    note(r, "node %u has the same CPUs as node %u and is made one with it",
-         more->id, node->id);
     node->size = MIN(node->size + more->size, NS_MAX_BYTES);
     node->free = MIN(node->free + more->free, node->size);
 }
 
-static void read_nodes(Reader *r, const unsigned long *ids)
+static void merge(NsReader *r, NsNode *node, NsNode *more)
+{
+    ns_reader_note(r, "node %u has the same CPUs as node %u and is made one"
+                   " with it",
+                   more->id, node->id);
+    add_memory(node, more);
+}
+
+/* False: of some node, not all of its memory is known */
+static bool read_nodes(NsReader *r, const unsigned long *ids)
 {
     g_autofree unsigned long *claim = bitmap_new(NS_MAX_CPUS);
     g_autofree unsigned long *taken = bitmap_new(NS_MAX_CPUS);
     g_autoptr(GHashTable) claims = g_hash_table_new_full(
         g_bytes_hash, g_bytes_equal, (GDestroyNotify)g_bytes_unref, NULL);
     NsTopology *t = r->t;
+    bool known = true;
     unsigned long id;
 
     t->node = g_new0(NsNode, bitmap_count_one(ids, NS_MAX_NODES));
@@ -336,7 +204,8 @@ static void read_nodes(Reader *r, const unsigned long *ids)
         gpointer same;
 
         *node = (NsNode) { .id = id };
-        parse_memory(r, load(r, NODES "/node%lu/meminfo", id), node);
+        known &= parse_memory(r, ns_reader_load(r, NODES "/node%lu/meminfo",
+                                                id), node);
         read_claim(r, id, claim);
         if (!bitmap_empty(claim, NS_MAX_CPUS)) {
             GBytes *key = g_bytes_new(claim, BITS_TO_LONGS(NS_MAX_CPUS) *
@@ -344,38 +213,41 @@ static void read_nodes(Reader *r, const unsigned long *ids)
 
             if (g_hash_table_lookup_extended(claims, key, NULL, &same)) {
                 g_bytes_unref(key);
-                r->index[id] = GPOINTER_TO_INT(same);
-                merge(r, &t->node[r->index[id]], node);
+                r->t->index[id] = GPOINTER_TO_INT(same);
+                merge(r, &t->node[r->t->index[id]], node);
                 continue;
             }
             g_hash_table_insert(claims, key, GINT_TO_POINTER(t->n));
         }
         if (bitmap_intersects(claim, taken, NS_MAX_CPUS)) {
-            note(r, "node %lu: CPUs that nodes with lower numbers have, too,"
-                 " stay theirs", id);
+            ns_reader_note(r, "node %lu: CPUs that nodes with lower numbers"
+                           " have, too,"
+                           " stay theirs", id);
             bitmap_andnot(claim, claim, taken, NS_MAX_CPUS);
         }
         bitmap_or(taken, taken, claim, NS_MAX_CPUS);
         set_cpus(r, node, claim);
-        r->index[id] = t->n++;
+        r->t->index[id] = t->n++;
     }
     if (!bitmap_equal(taken, r->online, NS_MAX_CPUS)) {
-        note(r, NODES ": %ld online CPUs are in no node and are left out",
-             bitmap_count_one(r->online, NS_MAX_CPUS) -
-             bitmap_count_one(taken, NS_MAX_CPUS));
+        ns_reader_note(r, NODES ": %ld online CPUs are in no node and are left"
+                       " out",
+                       bitmap_count_one(r->online, NS_MAX_CPUS) -
+                       bitmap_count_one(taken, NS_MAX_CPUS));
     }
+    return known;
 }
 
 /* A kernel without NUMA */
-static void make_node(Reader *r)
+static void make_node(NsReader *r)
 {
     NsTopology *t = r->t;
 
-    note(r, NODES ": no node; all CPUs and all memory are node 0");
+    ns_reader_note(r, NODES ": no node; all CPUs and all memory are node 0");
     t->node = g_new0(NsNode, 1);
     t->n = 1;
-    r->index[0] = 0;
-    parse_memory(r, load(r, "proc/meminfo"), t->node);
+    r->t->index[0] = 0;
+    parse_memory(r, ns_reader_load(r, "proc/meminfo"), t->node);
     set_cpus(r, t->node, r->online);
 }
 
@@ -383,20 +255,20 @@ static void make_node(Reader *r)
  * The ids to read, none on a kernel without NUMA; and those that a row of
  * distances is for, which may be more in a copy that lacks some.
  */
-static void find_nodes(Reader *r, unsigned long *ids)
+static void find_nodes(NsReader *r, unsigned long *ids)
 {
-    scan(r, "node", false, ids, NS_MAX_NODES, NODES);
+    ns_reader_scan(r, "node", false, ids, NS_MAX_NODES, NODES);
     if (bitmap_empty(ids, NS_MAX_NODES)) {
         return;
     }
-    if (!load(r, NODES "/online")) {
-        complain(r, r->why);
+    if (!ns_reader_load(r, NODES "/online")) {
+        ns_reader_complain(r, r->why);
     } else if (!ns_parse_list(r->buf, r->len, r->rows, NS_MAX_NODES) ||
                !bitmap_intersects(r->rows, ids, NS_MAX_NODES)) {
-        complain(r, "not a list of the nodes that are there");
+        ns_reader_complain(r, "not a list of the nodes that are there");
     } else {
         if (!bitmap_equal(r->rows, ids, NS_MAX_NODES)) {
-            complain(r, "not the same nodes as are there");
+            ns_reader_complain(r, "not the same nodes as are there");
             bitmap_and(ids, ids, r->rows, NS_MAX_NODES);
         }
         return;
@@ -404,7 +276,7 @@ static void find_nodes(Reader *r, unsigned long *ids)
     bitmap_copy(r->rows, ids, NS_MAX_NODES);
 }
 
-static void read_distances(Reader *r)
+static void read_distances(NsReader *r)
 {
     long columns = bitmap_count_one(r->rows, NS_MAX_NODES);
     g_autofree uint32_t *value = g_new(uint32_t, columns);
@@ -415,20 +287,20 @@ static void read_distances(Reader *r)
         unsigned long id = -1;
         bool bad = false;
 
-        if (!load(r, NODES "/node%u/distance", t->node[i].id)) {
-            complain(r, r->why);
+        if (!ns_reader_load(r, NODES "/node%u/distance", t->node[i].id)) {
+            ns_reader_complain(r, r->why);
             continue;
         }
         if (ns_parse_row(r->buf, r->len, UINT32_MAX, value, columns) !=
             columns) {
-            complain(r, "not one distance for each node");
+            ns_reader_complain(r, "not one distance for each node");
             continue;
         }
         for (long k = 0; k < columns; k++) {
             int j;
 
             id = find_next_bit(r->rows, NS_MAX_NODES, id + 1);
-            j = r->index[id];
+            j = r->t->index[id];
             /* Of nodes that were made one, the first counts. */
             if (j < 0 || t->node[j].id != id) {
                 continue;
@@ -440,7 +312,8 @@ static void read_distances(Reader *r)
             row[j] = value[k];
         }
         if (bad) {
-            complain(r, "distances of 0, or above 254, are not known");
+            ns_reader_complain(r, "distances of 0, or above 254, are not"
+                               " known");
         }
     }
 }
@@ -449,7 +322,7 @@ static void read_distances(Reader *r)
  * Class 1 is about CPUs; class 0 is about all that can read memory, but a GPU's
  * latency says nothing about CPUs.
  */
-static bool read_access(Reader *r, uint32_t j, int class)
+static bool read_access(NsReader *r, uint32_t j, int class)
 {
     g_autofree unsigned long *from = bitmap_new(NS_MAX_NODES);
     NsTopology *t = r->t;
@@ -457,23 +330,23 @@ static bool read_access(Reader *r, uint32_t j, int class)
     unsigned long id;
     uint64_t ns;
 
-    scan(r, "node", true, from, NS_MAX_NODES,
-         NODES "/node%u/access%d/initiators", t->node[j].id, class);
+    ns_reader_scan(r, "node", true, from, NS_MAX_NODES,
+                   NODES "/node%u/access%d/initiators", t->node[j].id, class);
     if (bitmap_empty(from, NS_MAX_NODES)) {
         return false;
     }
-    if (!load(r, NODES "/node%u/access%d/initiators/read_latency",
-              t->node[j].id, class)) {
-        complain(r, r->why);
+    if (!ns_reader_load(r, NODES "/node%u/access%d/initiators/read_latency",
+                        t->node[j].id, class)) {
+        ns_reader_complain(r, r->why);
         return false;
     }
     if (!ns_parse_number(r->buf, r->len, NS_MAX_LATENCY, &ns) || !ns) {
-        complain(r, "not a latency that can be");
+        ns_reader_complain(r, "not a latency that can be");
         return false;
     }
     for (id = find_first_bit(from, NS_MAX_NODES); id < NS_MAX_NODES;
          id = find_next_bit(from, NS_MAX_NODES, id + 1)) {
-        int i = r->index[id];
+        int i = r->t->index[id];
 
         if (i >= 0 && t->node[i].cpus) {
             t->initiator[(size_t)i * t->n + j] = true;
@@ -483,12 +356,12 @@ static bool read_access(Reader *r, uint32_t j, int class)
     if (found) {
         t->node[j].access_ns = ns;
     } else {
-        complain(r, "of no node with CPUs");
+        ns_reader_complain(r, "of no node with CPUs");
     }
     return found;
 }
 
-static void read_accesses(Reader *r)
+static void read_accesses(NsReader *r)
 {
     for (uint32_t j = 0; j < r->t->n; j++) {
         if (!read_access(r, j, 1)) {
@@ -497,7 +370,7 @@ static void read_accesses(Reader *r)
     }
 }
 
-static bool has_cpus(Reader *r, Error **errp)
+static bool has_cpus(NsReader *r, Error **errp)
 {
     for (uint32_t i = 0; i < r->t->n; i++) {
         if (r->t->node[i].cpus) {
@@ -516,31 +389,117 @@ static bool has_cpus(Reader *r, Error **errp)
     return false;
 }
 
+static void append_file(GByteArray *mark, const NsReader *r)
+{
+    uint32_t len = r->len;
+
+    g_byte_array_append(mark, (const uint8_t *)&len, sizeof(len));
+    g_byte_array_append(mark, (const uint8_t *)r->buf, len);
+}
+
+/*
+ * What tells that something came, or went, and @ids, the nodes that are there,
+ * in a bitmap that is clear.  NULL where this kernel, or copy, has no such
+ * files.  As they are: what they mean matters only when they differ.
+ */
+static GBytes *read_mark(NsReader *r, unsigned long *ids)
+{
+    g_autoptr(GByteArray) mark = g_byte_array_new();
+    unsigned long id;
+
+    if (!ns_reader_load(r, CPUS "/online")) {
+        return NULL;
+    }
+    append_file(mark, r);
+    bitmap_zero(r->online, NS_MAX_CPUS);
+    if (!ns_parse_list(r->buf, r->len, r->online, NS_MAX_CPUS) ||
+        bitmap_empty(r->online, NS_MAX_CPUS)) {
+        bitmap_zero(r->online, NS_MAX_CPUS);
+        return NULL;
+    }
+    bitmap_zero(r->online, NS_MAX_CPUS);
+    if (!ns_reader_load(r, NODES "/online")) {
+        return NULL;
+    }
+    append_file(mark, r);
+    ns_reader_scan(r, "node", false, ids, NS_MAX_NODES, NODES);
+    g_byte_array_append(mark, (const uint8_t *)ids,
+                        BITS_TO_LONGS(NS_MAX_NODES) * sizeof(*ids));
+    for (id = find_first_bit(ids, NS_MAX_NODES); id < NS_MAX_NODES;
+         id = find_next_bit(ids, NS_MAX_NODES, id + 1)) {
+        bool good = ns_reader_load(r, NODES "/node%lu/cpumap", id);
+
+        append_file(mark, r);
+        bitmap_zero(r->online, NS_MAX_CPUS);
+        good = good && ns_parse_mask(r->buf, r->len, r->online, NS_MAX_CPUS);
+        bitmap_zero(r->online, NS_MAX_CPUS);
+        /* Where there is no good mask, the list counts: read_claim() */
+        if (!good) {
+            if (!ns_reader_load(r, NODES "/node%lu/cpulist", id)) {
+                return NULL;
+            }
+            append_file(mark, r);
+        }
+    }
+    return g_byte_array_free_to_bytes(g_steal_pointer(&mark));
+}
+
+/* Whether all is known of the memory of the nodes of @ids that count */
+static bool read_memory(NsReader *r, NsTopology *t, const unsigned long *ids)
+{
+    g_autofree NsNode *sum = g_new0(NsNode, t->n);
+    unsigned long id;
+
+    for (id = find_first_bit(ids, NS_MAX_NODES); id < NS_MAX_NODES;
+         id = find_next_bit(ids, NS_MAX_NODES, id + 1)) {
+        NsNode node = { };
+
+        if (t->index[id] >= 0) {
+            if (!parse_memory(r, ns_reader_load(r, NODES "/node%lu/meminfo",
+                                                id), &node)) {
+                return false;
+            }
+            add_memory(&sum[t->index[id]], &node);
+        }
+    }
+    for (uint32_t i = 0; i < t->n; i++) {
+        t->node[i].size = sum[i].size;
+        t->node[i].free = sum[i].free;
+    }
+    return true;
+}
+
 NsTopology *ns_topology_read(const char *root, Error **errp)
 {
     g_autoptr(NsTopology) t = g_new0(NsTopology, 1);
     g_autofree unsigned long *online = bitmap_new(NS_MAX_CPUS);
     g_autofree unsigned long *rows = bitmap_new(NS_MAX_NODES);
     g_autofree unsigned long *ids = bitmap_new(NS_MAX_NODES);
-    g_autofree Reader *r = g_new0(Reader, 1);
+    g_autoptr(GBytes) mark = NULL;
+    g_autofree NsReader *r = g_new0(NsReader, 1);
 
     t->notes = g_ptr_array_new_with_free_func(g_free);
     r->root = root;
     r->t = t;
     r->online = online;
     r->rows = rows;
-    memset(r->index, -1, sizeof(r->index));
+    memset(t->index, -1, sizeof(t->index));
     r->root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (r->root_fd < 0) {
         error_setg_errno(errp, errno, "cannot open the directory '%s'", root);
         return NULL;
     }
+    /* First, so that what changes meanwhile is seen the next time */
+    r->t = NULL;
+    mark = read_mark(r, ids);
+    r->t = t;
+    bitmap_zero(ids, NS_MAX_NODES);
     read_online(r);
     find_nodes(r, ids);
     if (bitmap_empty(ids, NS_MAX_NODES)) {
         make_node(r);
-    } else {
-        read_nodes(r, ids);
+    } else if (read_nodes(r, ids)) {
+        t->mark = g_steal_pointer(&mark);
     }
     t->slit = g_new0(uint8_t, (size_t)t->n * t->n);
     t->initiator = g_new0(bool, (size_t)t->n * t->n);
@@ -548,6 +507,34 @@ NsTopology *ns_topology_read(const char *root, Error **errp)
     read_accesses(r);
     close(r->root_fd);
     return has_cpus(r, errp) ? g_steal_pointer(&t) : NULL;
+}
+
+NsTopology *ns_topology_refresh(NsTopology *old, const char *root,
+                                Error **errp)
+{
+    g_autoptr(NsTopology) t = old;
+
+    if (t && t->mark) {
+        g_autofree unsigned long *online = bitmap_new(NS_MAX_CPUS);
+        g_autofree unsigned long *ids = bitmap_new(NS_MAX_NODES);
+        g_autofree NsReader *r = g_new0(NsReader, 1);
+        bool same = false;
+
+        r->root = root;
+        r->online = online;
+        r->root_fd = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (r->root_fd >= 0) {
+            g_autoptr(GBytes) mark = read_mark(r, ids);
+
+            same = mark && g_bytes_equal(mark, t->mark) &&
+                   read_memory(r, t, ids);
+            close(r->root_fd);
+        }
+        if (same) {
+            return g_steal_pointer(&t);
+        }
+    }
+    return ns_topology_read(root, errp);
 }
 
 void ns_topology_free(NsTopology *t)
@@ -562,6 +549,7 @@ void ns_topology_free(NsTopology *t)
     g_free(t->slit);
     g_free(t->initiator);
     g_ptr_array_unref(t->notes);
+    g_clear_pointer(&t->mark, g_bytes_unref);
     g_free(t);
 }
 

@@ -37,6 +37,10 @@ typedef struct NsTopology {
     bool *initiator;
     /* For people: what was missing, or was not believed; char * */
     GPtrArray *notes;
+    /* By id: the index of the node that it is, or was made one with, or -1 */
+    int16_t index[NS_MAX_NODES];
+    /* What the files said that tell of a change; NULL: they do not tell */
+    GBytes *mark;
 } NsTopology;
 
 /*
@@ -48,6 +52,15 @@ typedef struct NsTopology {
  * number is out of the ranges above in a way that leaves no host to plan for.
  */
 NsTopology *ns_topology_read(const char *root, Error **errp);
+
+/*
+ * What ns_topology_read() returns now, from what it returned before.  While
+ * the nodes that are there, the online CPUs and the CPUs of each node are the
+ * same, only the memory of the nodes is read again: cores, distances and
+ * latencies are those of the last whole read.  Takes @t, which may be NULL, and
+ * may return it; NULL with @errp set as above.  One thread at a time for a @t.
+ */
+NsTopology *ns_topology_refresh(NsTopology *t, const char *root, Error **errp);
 
 void ns_topology_free(NsTopology *t);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(NsTopology, ns_topology_free)

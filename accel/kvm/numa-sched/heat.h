@@ -1,0 +1,72 @@
+/*
+ * NUMA scheduler: how much pages are used
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Estimators differ in what they see and what that costs; each adds what it saw
+ * to the same table, which ages.  One thread at a time for each NsHeat.
+ */
+
+#ifndef NUMA_SCHED_HEAT_H
+#define NUMA_SCHED_HEAT_H
+
+#define NS_HEAT_MAX_RANGES  64
+
+/* Memory of this process; multiples of 4096 */
+typedef struct NsHeatRange {
+    uint64_t addr, bytes;
+} NsHeatRange;
+
+typedef struct NsHeat NsHeat;
+
+typedef struct NsHeatOps {
+    const char *name;           /* of the property "estimator" */
+    /*
+     * Whatever the estimator keeps, armed; NULL with @errp set: it can not be
+     * used here, and why
+     */
+    void *(*open)(const NsHeatRange *range, uint32_t n, Error **errp);
+    /*
+     * What was used since the last look, by ns_heat_add(), and arm again.
+     * False with @errp set: it can not go on, the next estimator's turn.
+     */
+    bool (*look)(void *opaque, NsHeat *heat, Error **errp);
+    void (*close)(void *opaque);
+} NsHeatOps;
+
+/* Writes, by PAGEMAP_SCAN (since Linux 6.7) and userfaultfd */
+extern const NsHeatOps ns_heat_pagemap_scan;
+/* Writes, by /proc/self/clear_refs and the soft-dirty bits of its pagemap */
+extern const NsHeatOps ns_heat_soft_dirty;
+
+/*
+ * @name: "auto": the first that works, "none" if no other; otherwise that one,
+ * or NULL with @errp set.  @notes: if not NULL, appended a line for
+ * each that did not work, and why; the caller's to free.
+ * @ops: NULL but in tests: what "auto" tries in turn, ends with NULL.
+ */
+NsHeat *ns_heat_new(const NsHeatRange *range, uint32_t n, const char *name,
+                    const NsHeatOps *const *ops, GPtrArray *notes,
+                    Error **errp);
+void ns_heat_free(NsHeat *heat);
+
+/* The estimator in use */
+const char *ns_heat_name(const NsHeat *heat);
+
+/*
+ * Age what is known, then look.  An estimator that fails is replaced by the
+ * next one that works, at last by "none"; @notes: as above.
+ */
+void ns_heat_look(NsHeat *heat, GPtrArray *notes);
+
+/* An estimator's: @n more uses of what is at @addr.  Anything is allowed. */
+void ns_heat_add(NsHeat *heat, uint64_t addr, uint64_t bytes, uint32_t n);
+
+/* Uses of @pages pages from @addr, smoothed; 0 for what is in no range */
+void ns_heat_scores(const NsHeat *heat, uint64_t addr, uint32_t pages,
+                    uint32_t *score);
+
+/* CPU time that looks took, ns, and their number */
+void ns_heat_cost(const NsHeat *heat, uint64_t *ns, uint64_t *looks);
+
+#endif

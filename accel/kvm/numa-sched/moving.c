@@ -1,0 +1,265 @@
+/*
+ * NUMA scheduler: the memory that moves
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/timer.h"
+#include "heat.h"
+#include "mover.h"
+#include "moving.h"
+
+#define INVALIDATIONS   100000      /* a second, at most */
+#define LOOKS           2           /* before what is known of use counts */
+
+struct NsMoving {
+    char *group;
+    uint32_t target;                /* id of the node */
+    GArray *range;                  /* NsMoverRange */
+    int *id;
+    uint32_t *ratio;
+    NsHeat *heat;                   /* NULL: it is over */
+    const char *estimator;
+    NsMover *mover;
+    uint32_t waiting;               /* looks that are still to come */
+    bool gone;                      /* the memory is no longer the guest's */
+    int64_t began;                  /* ns */
+    int64_t ended;                  /* ns; 0: not yet */
+    GPtrArray *notes;
+};
+
+static GArray *ranges_of(const NsLook *k, const char *group)
+{
+    GArray *out = g_array_new(false, false, sizeof(NsMoverRange));
+
+    for (guint i = 0; i < k->guest->range->len; i++) {
+        const NsGuestRange *r = &g_array_index(k->guest->range, NsGuestRange,
+                                               i);
+        NsMoverRange m = {
+            .addr = (uintptr_t)r->host, .bytes = r->bytes, .page = r->page,
+        };
+
+        if (r->group < k->guest->n &&
+            !strcmp(k->guest->name[r->group], group)) {
+            g_array_append_val(out, m);
+        }
+    }
+    return out;
+}
+
+static bool ranges_equal(const GArray *a, const GArray *b)
+{
+    bool same = a->len == b->len;
+
+    for (guint i = 0; same && i < a->len; i++) {
+        const NsMoverRange *x = &g_array_index(a, NsMoverRange, i);
+        const NsMoverRange *y = &g_array_index(b, NsMoverRange, i);
+
+        same = x->addr == y->addr && x->bytes == y->bytes;
+    }
+    return same;
+}
+
+static void scores(void *opaque, uint64_t addr, uint32_t pages,
+                   uint32_t *score)
+{
+    NsMoving *m = opaque;
+
+    ns_heat_scores(m->heat, addr, pages, score);
+}
+
+static NsHeat *heat_of(const NsMoving *m, NumaSchedEstimator estimator,
+                       Error **errp)
+{
+    g_autofree NsHeatRange *range = g_new(NsHeatRange, m->range->len);
+
+    for (guint i = 0; i < m->range->len; i++) {
+        const NsMoverRange *r = &g_array_index(m->range, NsMoverRange, i);
+
+        range[i] = (NsHeatRange) { .addr = r->addr, .bytes = r->bytes };
+    }
+    return ns_heat_new(range, m->range->len, NumaSchedEstimator_str(estimator),
+                       NULL, m->notes, errp);
+}
+
+NsMoving *ns_moving_new(const NsLook *k, uint32_t g, uint32_t target,
+                        uint64_t bandwidth, NumaSchedEstimator estimator,
+                        Error **errp)
+{
+    NsMoving *m = g_new0(NsMoving, 1);
+    uint32_t n = k->t->n;
+    NsMoverConfig config = {
+        .n = n, .cpu = target, .target = target, .bandwidth = bandwidth,
+        .invalidations = INVALIDATIONS, .epsilon = NS_MOVE_EPSILON,
+        .scores = scores, .scores_opaque = m,
+    };
+
+    m->group = g_strdup(k->guest->name[g]);
+    m->target = k->t->node[target].id;
+    m->notes = g_ptr_array_new_with_free_func(g_free);
+    m->range = ranges_of(k, m->group);
+    m->ratio = g_memdup2(k->l->ratio, (size_t)n * n * sizeof(*m->ratio));
+    m->id = g_new(int, n);
+    for (uint32_t i = 0; i < n; i++) {
+        m->id[i] = k->t->node[i].id;
+    }
+    m->began = get_clock();
+    if (!m->range->len) {
+        error_setg(errp, "numa-sched: no memory is known to be that of group "
+                   "'%s'", m->group);
+        goto fail;
+    }
+    for (guint i = 0; i < m->range->len; i++) {
+        g_array_index(m->range, NsMoverRange, i).name = m->group;
+    }
+    config.range = &g_array_index(m->range, NsMoverRange, 0);
+    config.n_ranges = m->range->len;
+    config.id = m->id;
+    config.ratio = m->ratio;
+    m->mover = ns_mover_new(&config, &ns_mover_linux, NULL, errp);
+    if (!m->mover) {
+        goto fail;
+    }
+    m->heat = heat_of(m, estimator, errp);
+    if (!m->heat) {
+        goto fail;
+    }
+    m->estimator = ns_heat_name(m->heat);
+    m->waiting = strcmp(m->estimator, "none") ? LOOKS : 0;
+    return m;
+
+fail:
+    ns_moving_free(m);
+    return NULL;
+}
+
+void ns_moving_free(NsMoving *m)
+{
+    if (m) {
+        if (m->mover) {
+            ns_mover_free(m->mover);
+        }
+        if (m->heat) {
+            ns_heat_free(m->heat);
+        }
+        g_ptr_array_unref(m->notes);
+        g_array_unref(m->range);
+        g_free(m->ratio);
+        g_free(m->id);
+        g_free(m->group);
+        g_free(m);
+    }
+}
+
+bool ns_moving_is_over(const NsMoving *m)
+{
+    NsMoverProgress p;
+
+    ns_mover_progress(m->mover, &p);
+    return m->gone || p.state == NS_MOVER_DONE || p.state == NS_MOVER_FULL ||
+           p.state == NS_MOVER_UNDONE || p.state == NS_MOVER_FAILED;
+}
+
+int64_t ns_moving_step(NsMoving *m)
+{
+    int64_t next = INT64_MAX;
+
+    if (!m->waiting && !ns_moving_is_over(m)) {
+        next = ns_mover_step(m->mover);
+    }
+    if (ns_moving_is_over(m)) {
+        /* What looks at memory costs something: no longer than need be. */
+        if (m->heat) {
+            g_clear_pointer(&m->heat, ns_heat_free);
+            m->ended = get_clock();
+        }
+        return INT64_MAX;
+    }
+    return next;
+}
+
+void ns_moving_look(NsMoving *m, const NsLook *k)
+{
+    g_autoptr(GArray) now = ranges_of(k, m->group);
+
+    if (!ranges_equal(now, m->range)) {
+        m->gone = true;
+    }
+    if (ns_moving_is_over(m)) {
+        return;
+    }
+    ns_heat_look(m->heat, m->notes);
+    m->estimator = ns_heat_name(m->heat);
+    if (m->waiting) {
+        m->waiting--;
+    }
+    ns_mover_refresh(m->mover);
+}
+
+const char *ns_moving_group(const NsMoving *m)
+{
+    return m->group;
+}
+
+static NumaMigrateState state_of(const NsMoving *m, const NsMoverProgress *p)
+{
+    switch (p->state) {
+    case NS_MOVER_PAUSED:
+        return NUMA_MIGRATE_STATE_PAUSED;
+    case NS_MOVER_UNDOING:
+        return NUMA_MIGRATE_STATE_UNDOING;
+    case NS_MOVER_DONE:
+        return NUMA_MIGRATE_STATE_COMPLETED;
+    case NS_MOVER_FULL:
+        return NUMA_MIGRATE_STATE_FULL;
+    case NS_MOVER_UNDONE:
+        return NUMA_MIGRATE_STATE_CANCELLED;
+    case NS_MOVER_FAILED:
+        return NUMA_MIGRATE_STATE_FAILED;
+    default:
+        return m->gone ? NUMA_MIGRATE_STATE_FAILED :
+               m->waiting ? NUMA_MIGRATE_STATE_WAITING :
+               NUMA_MIGRATE_STATE_RUNNING;
+    }
+}
+
+NumaMigrateProgress *ns_moving_progress(const NsMoving *m)
+{
+    NumaMigrateProgress *out = g_new0(NumaMigrateProgress, 1);
+    int64_t spent = (m->ended ? m->ended : get_clock()) - m->began;
+    NsMoverProgress p;
+
+    ns_mover_progress(m->mover, &p);
+    out->group = g_strdup(m->group);
+    out->target = m->target;
+    out->state = state_of(m, &p);
+    out->total = p.total;
+    out->worth = p.worth;
+    out->moved = p.moved;
+    out->failed = p.failed;
+    out->undone = p.undone;
+    out->large_pages = p.huge_moved;
+    out->invalidations = p.units;
+    out->invalidations_per_second = p.units * 1e9 / MAX(spent, SCALE_MS);
+    out->estimator = g_strdup(p.scored || m->waiting ? m->estimator : "none");
+    out->reason = m->gone ? g_strdup("the memory is no longer the guest's") :
+                  p.error ? g_strdup(strerror(p.error)) : NULL;
+    return out;
+}
+
+char *ns_moving_take_note(NsMoving *m)
+{
+    return m->notes->len ? g_ptr_array_steal_index(m->notes, 0) : NULL;
+}
+
+void ns_moving_pause(NsMoving *m, bool paused)
+{
+    ns_mover_pause(m->mover, paused);
+}
+
+void ns_moving_cancel(NsMoving *m)
+{
+    ns_mover_abort(m->mover);
+}
