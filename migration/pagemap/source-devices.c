@@ -242,10 +242,10 @@ static void start(PmSrcDevice *dev, const PmKey *key, PmTrial *trial,
         trial->wake = wake;
         trial->reading = TRIAL_DEPTH;
     }
-    enter(dev, ctx, probe_co, p);
     for (int i = 0; trial && i < TRIAL_DEPTH; i++) {
         enter(dev, ctx, trial_co, trial);
     }
+    enter(dev, ctx, probe_co, p);
 }
 
 void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,

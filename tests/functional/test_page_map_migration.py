@@ -277,17 +277,19 @@ class Trial(PageMapTest):
     def test_it_is_waited_for(self):
         """The destination knows the disk, and the source's one is slow."""
         self.raw()
-        disk = ('-blockdev', 'driver=blkdebug,node-name=n0,image.driver=file,'
-                'image.locking=off,image.filename=disk.img')
+        disk = ('-blockdev', 'driver=raw,node-name=n0,file.driver=blkdebug,'
+                'file.image.driver=file,file.image.locking=off,'
+                'file.image.filename=disk.img')
         src = self.source(disk, '-trace', 'page_map_device')
         for address in self.fill(src):
             self.store(src, address, b'\x5a' * 8)
         dst = self.destination(self.raw())
-        # The probes wait for a flush; the trial's reads come first.
-        src.hmp('qemu-io n0 "break read_aio first"')
+        # The first read is the trial's.
+        inner = '/machine/peripheral/disk0/virtio-backend'
+        src.hmp(f'qemu-io -d {inner} "break read_aio first"')
         self.begin(src)
         until(lambda: 'page_map_device' in src.output(), 'the destination')
-        src.hmp('qemu-io n0 "resume first"')
+        src.hmp(f'qemu-io -d {inner} "resume first"')
         stats = self.end(src)
         self.same(src, dst)
         self.assertEqual(stats['mapped-pages'] + stats['nacked'], 0)

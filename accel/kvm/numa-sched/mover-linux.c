@@ -43,6 +43,30 @@ static void mark(void *opaque, uint64_t addr, uint64_t bytes)
     bitmap_set(h->bitmap, (addr - h->addr) / NS_PAGE, bytes / NS_PAGE);
 }
 
+/* Linux before 6.7 says of a mapping how much of it is large: often nothing */
+static bool none_large(uint64_t addr, uint64_t bytes)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool in = false, none = f;
+
+    while (f && none && fgets(line, sizeof(line), f)) {
+        unsigned long a, b, kb;
+
+        if (sscanf(line, "%lx-%lx ", &a, &b) == 2) {
+            in = a < addr + bytes && b > addr;
+        } else if (in && (sscanf(line, "AnonHugePages: %lu", &kb) == 1 ||
+                          sscanf(line, "ShmemPmdMapped: %lu", &kb) == 1 ||
+                          sscanf(line, "FilePmdMapped: %lu", &kb) == 1)) {
+            none = !kb;
+        }
+    }
+    if (f) {
+        fclose(f);
+    }
+    return none;
+}
+
 /* Without that ioctl what is large can only be guessed, which is not ours. */
 static int linux_huge(void *opaque, uint64_t addr, uint64_t bytes,
                       unsigned long *bitmap)
@@ -56,7 +80,7 @@ static int linux_huge(void *opaque, uint64_t addr, uint64_t bytes,
     ret = ns_pagemap_scan(fd, addr, bytes, PAGE_IS_HUGE | PAGE_IS_PRESENT, 0,
                           mark, &h);
     close(fd);
-    return ret;
+    return ret == -ENOTTY && none_large(addr, bytes) ? 0 : ret;
 }
 
 /* NULL: there is none */

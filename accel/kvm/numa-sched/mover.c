@@ -203,8 +203,9 @@ static NsMover *mover_new(const NsMoverConfig *c, const NsMoverSys *sys,
     m->bits = bitmap_new(NS_MOVER_PAGES);
     ns_journal_init(&m->journal, NS_JOURNAL_RUNS);
     ns_journal_init(&m->again, NS_JOURNAL_RUNS);
-    ns_pace_init(&m->pace, ns_mover_now(m), c->bandwidth, BURST,
-                 c->invalidations);
+    /* A quarter of a second's, so that little moves before there is a rate */
+    ns_pace_init(&m->pace, ns_mover_now(m), c->bandwidth,
+                 MIN(BURST, c->bandwidth / 4), c->invalidations);
     qemu_mutex_init(&m->lock);
     return m;
 }

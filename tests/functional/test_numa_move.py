@@ -1,0 +1,203 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+Memory that follows a load to another NUMA node: Debian's kernel as a host with
+nodes, a load that goes from one to another, and those who move its memory: the
+kernel, in the order of addresses, and the mover of numa-sched.  What is
+compared is the share of accesses to another node, counted by a plugin, in a
+window of the guest's time; the same guest runs all that is compared.
+"""
+
+import unittest
+
+from pmemha import TestCase, main, skip_unless
+from pmemha.linux import guest_dir
+from pmemha.numaguest import NumaGuest, have_mover, have_sources
+from pmemha.numakernel import NoKernel, debian_kernel
+
+NO_SOURCES = 'the plugin is built with the sources of QEMU: run scripts/build'
+NO_MOVER = 'accel/kvm/numa-sched/mover.c is not there'
+
+MIB = 32                        # of the load
+ALL = MIB * 256                 # pages
+LARGE = MIB // 2                # large pages
+
+# The first scans of AutoNUMA are over by then.
+LONG = 3000
+
+DISTANCE = [[10, 16, 32, 33], [16, 10, 25, 32], [32, 25, 10, 16],
+            [33, 32, 16, 10]]
+LATENCY = [[100, 140, 350, 360], [140, 100, 250, 350], [350, 250, 100, 140],
+           [360, 350, 140, 100]]
+
+
+def setUpModule():
+    guest_dir()                         # not within the time of a test
+
+
+class Moves(TestCase):
+
+    timeout = 300
+
+    def host(self, **kw):
+        guest = self.adopt(NumaGuest(self.work, **kw))
+        return guest.boot()
+
+    def runs(self, guest, *peers, **common):
+        """{name: result}; a peer is (name, its peer, options)"""
+        found = {}
+        for name, peer, options in peers:
+            found[name] = guest.run(peer, **{**common, **options})
+            self.diag(f'{name}: {found[name]}')
+            for note in found[name].notes:
+                self.diag(note)
+        return found
+
+    def all_moved(self, *results):
+        for r in results:
+            self.assertGreaterEqual(r.moved, ALL * 97 // 100, r)
+
+    def none_lost(self, *results):
+        """No call failed, nothing moved twice, no large page was split."""
+        for r in results:
+            self.assertEqual((r.failed, r.again, r.split, r.kept),
+                             (0, 0, 0, r.large), r)
+
+
+class Peers(Moves):
+    """The bed itself: what is known of the others is seen."""
+
+    @skip_unless(have_sources, NO_SOURCES)
+    def test_known(self):
+        g = self.host()
+        r = self.runs(
+            g, ('static', 'none', {}), ('order', 'order', {}),
+            ('migrate_pages', 'migrate-pages', {}),
+            ('AutoNUMA', 'autonuma', {'warm': LONG}),
+            ('AutoNUMA, bind', 'autonuma', {'warm': LONG, 'bind': 1}),
+            ('order, large', 'order', {'huge': 1}),
+            ('again', 'order', {}))
+        self.assertEqual((r['static'].area, r['static'].moved), (1, 0))
+        # Half of the window passes until half of the pages have moved.
+        self.assertGreater(r['order'].area, .45)
+        self.assertLess(r['order'].area, .65)
+        self.all_moved(r['order'], r['migrate_pages'], r['order, large'])
+        self.assertEqual(r['migrate_pages'].calls, 1)
+        self.assertLess(r['migrate_pages'].area, r['order'].area)
+        self.assertGreater(r['AutoNUMA'].moved, ALL // 2)
+        self.assertLess(r['AutoNUMA'].area, 1)
+        # Linux leaves memory with an explicit policy alone.
+        self.assertEqual((r['AutoNUMA, bind'].area, r['AutoNUMA, bind'].moved),
+                         (1, 0))
+        self.assertEqual((r['order, large'].large, r['order, large'].kept),
+                         (LARGE, LARGE))
+        # The same run has the same result.
+        self.assertAlmostEqual(r['again'].area, r['order'].area, delta=.02)
+
+    @skip_unless(have_sources, NO_SOURCES)
+    def test_four_nodes(self):
+        g = self.host(nodes=4, cpus=1, mib=256, distance=DISTANCE,
+                      hmat=LATENCY)
+        node = '/sys/devices/system/node'
+        self.assertEqual(
+            [[int(d) for d in t.split()] for t in
+             g.sh(f'cat {node}/node?/distance')], DISTANCE)
+        # the best initiator of each alone
+        self.assertEqual(
+            g.sh(f'cat {node}/node?/access0/initiators/read_latency'),
+            ['100'] * 4)
+        far = {'from': 3, 'cpu_from': 3}
+        near = {'from': 1, 'cpu_from': 1}
+        r = self.runs(g, ('static, far', 'none', {**far, 'window': 1000}),
+                      ('static, near', 'none', {**near, 'window': 1000}),
+                      ('order, far', 'order', far))
+        # Every access is one from node 0 to the node it was made on.
+        self.assertEqual(r['static, far'].cost(LATENCY), LATENCY[0][3])
+        self.assertEqual(r['static, near'].cost(LATENCY), LATENCY[0][1])
+        self.all_moved(r['order, far'])
+        self.assertLess(r['order, far'].remote[-1], .15)
+        self.assertLess(r['order, far'].cost(LATENCY), 300)
+
+
+class Ours(Moves):
+    """QEMU's mover, told or finding out what is hot, against the others"""
+
+    tells = False
+
+    @skip_unless(have_mover, NO_MOVER)
+    def test_exact_heat(self):
+        g = self.host()
+        r = self.runs(
+            g, ('order', 'order', {}), ('blind', 'blind', {}),
+            ('heat', 'heat', {}),
+            ('heat, bind', 'heat', {'bind': 1}),
+            ('stops', 'heat', {'epsilon': 250}),
+            ('order, even', 'order', {'skew': 0}),
+            ('heat, even', 'heat', {'skew': 0, 'epsilon': 250}),
+            ('order, 0.7', 'order', {'skew': 70}),
+            ('heat, 0.7', 'heat', {'skew': 70}),
+            ('large', 'heat', {'huge': 1}),
+            ('phases', 'heat', {'phase': 5000, 'window': 15000,
+                                'interval': 100, 'epsilon': 250}))
+        self.all_moved(r['order'], r['blind'], r['heat'], r['heat, bind'],
+                       r['heat, even'], r['large'])
+        self.none_lost(*(r[n] for n in ('blind', 'heat', 'heat, bind', 'stops',
+                                        'heat, even', 'heat, 0.7', 'large',
+                                        'phases')))
+        self.assertLessEqual(r['heat'].area, .15)
+        self.assertLess(r['heat'].area, r['order'].area / 3)
+        # That is not because it takes more bandwidth than allowed.
+        self.assertGreater(r['blind'].area, r['order'].area * .85)
+        self.assertLess(r['heat, 0.7'].area, r['order, 0.7'].area * .7)
+        self.assertAlmostEqual(r['heat, bind'].area, r['heat'].area,
+                               delta=.02)
+        # What is hardly used stays, and costs little.
+        self.assertLess(r['stops'].moved, ALL // 2)
+        self.assertLess(r['stops'].area, .2)
+        # Where all are used the same, order gains nothing, and costs nothing.
+        self.assertLess(r['heat, even'].area, r['order, even'].area + .02)
+        # Large pages move whole; Linux 6.1 does not tell which are.
+        self.assertEqual(r['large'].large, LARGE)
+        self.assertEqual(r['large'].whole, LARGE if self.tells else 0)
+        self.assertEqual(r['heat'].wasted, 0)
+        self.assertLessEqual(r['phases'].wasted, 2)     # changes
+
+    def estimators(self, g, *names):
+        # Windows are short: the load uses all pages within 0.1 s.
+        found = {'warm': 1000, 'look': 20}
+        r = self.runs(g, ('order', 'order', {}),
+                      ('AutoNUMA', 'autonuma', {'warm': LONG}),
+                      *((name, name, found) for name in names))
+        for name in names:
+            self.assertLessEqual(r[name].area, r['order'].area / 2, name)
+            self.assertLess(r[name].area, r['AutoNUMA'].area, name)
+            self.none_lost(r[name])
+            if name != 'auto':
+                self.assertEqual(r[name].estimator, name)
+        return r
+
+    @skip_unless(have_mover, NO_MOVER)
+    def test_estimators(self):
+        r = self.estimators(self.host(), 'soft-dirty', 'auto')
+        self.assertNotEqual(r['auto'].estimator, 'none')
+
+
+class Newer(Ours):
+    """With the kernel of Debian 13, which tells more"""
+
+    tells = True
+
+    def host(self, **kw):
+        try:
+            kernel = debian_kernel()
+        except NoKernel as e:
+            raise unittest.SkipTest(str(e)) from e
+        return super().host(kernel=kernel, **kw)
+
+    @skip_unless(have_mover, NO_MOVER)
+    def test_estimators(self):
+        self.estimators(self.host(), 'soft-dirty', 'pagemap-scan', 'auto')
+
+
+if __name__ == '__main__':
+    main()
