@@ -89,6 +89,20 @@ static void print_decision(Monitor *mon, const NumaSchedDecision *d)
                    d->cost / 1e9);
 }
 
+static void print_moving(Monitor *mon, const NumaMigrateProgress *p)
+{
+    g_autofree char *moved = size_to_str(p->moved);
+    g_autofree char *worth = size_to_str(p->worth);
+    g_autofree char *total = size_to_str(p->total);
+
+    monitor_printf(mon, "memory: %s to node %u: %s, %s of %s (%s in all), by "
+                   "%s, %" PRIu64 " invalidations/s%s%s\n", p->group, p->target,
+                   NumaMigrateState_str(p->state), moved, worth, total,
+                   strcmp(p->estimator, "none") ? p->estimator : "address",
+                   p->invalidations_per_second, p->reason ? ": " : "",
+                   p->reason ?: "");
+}
+
 static void hmp_info_numa_sched(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(NumaSchedInfoList) list = qmp_query_numa_sched(&error_abort);
@@ -103,6 +117,12 @@ static void hmp_info_numa_sched(Monitor *mon, const QDict *qdict)
                    "took %" PRIu64 " us), %" PRIu64 " decisions\n", info->id,
                    NumaSchedMode_str(info->mode), info->estimator,
                    info->periods, info->microseconds, info->decisions);
+    if (info->moving) {
+        print_moving(mon, info->moving);
+    }
+    for (const strList *n = info->notes; n; n = n->next) {
+        monitor_printf(mon, "note: %s\n", n->value);
+    }
     if (info->error) {
         monitor_printf(mon, "no plan: %s\n", info->error);
         return;

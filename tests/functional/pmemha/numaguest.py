@@ -116,9 +116,11 @@ def load_program():
 
 
 def cpio_file(name, data):
-    """An archive in the kernel's format with one program"""
+    """An archive in the kernel's format with one program; None: a directory"""
     out = b''
-    for n, mode, content in ((name, 0o100755, data), ('TRAILER!!!', 0, b'')):
+    for n, mode, content in (
+            (name, 0o40755 if data is None else 0o100755, data or b''),
+            ('TRAILER!!!', 0, b'')):
         fields = (1, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(n) + 1,
                   0)
         out += b'070701' + ''.join(f'{v:08x}' for v in fields).encode()

@@ -1,0 +1,118 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+All of it together: QEMU with numa-sched in mode auto runs a guest of its own in a
+Linux guest that is a host with two nodes.
+"""
+
+import re
+import subprocess
+
+from pmemha import TestCase, main, skip_unless
+from pmemha.linux import LinuxGuest, guest_dir
+from pmemha.numaguest import cpio_file
+from pmemha.paths import program, scaled
+from test_numa_sched import spinning
+
+MIB = 1 << 20
+PAGES = 64 * MIB // 4096        # of the inner guest
+
+
+def setUpModule():
+    guest_dir()                 # not within the time of a test
+
+
+def libraries(path):
+    """Paths of the shared objects that it needs, and the loader's"""
+    out = subprocess.run(['ldd', path], check=True, stdout=subprocess.PIPE,
+                         text=True).stdout
+    return re.findall(r'(/\S+) \(0x', out)
+
+
+def archive(work):
+    """With QEMU and what it needs below /q, and firmware that spins"""
+    qemu = program('QEMU')
+    # Its debug information is most of it.
+    subprocess.run(['strip', '-o', work.path('qemu'), qemu], check=True)
+    with open(work.path('qemu'), 'rb') as f:
+        parts = [cpio_file('q', None), cpio_file('q/qemu', f.read()),
+                 cpio_file('q/spin.bin', spinning())]
+    for path in libraries(qemu):
+        with open(path, 'rb') as f:
+            parts.append(cpio_file('q/' + path.rsplit('/', 1)[1], f.read()))
+    return b''.join(parts)
+
+
+class Whole(TestCase):
+
+    timeout = 240
+
+    def host(self):
+        g = LinuxGuest(self.work, 'host', memory='1536M', smp=4,
+                       machine='q35')
+        for n in range(2):
+            g.add('-object', f'memory-backend-ram,id=m{n},size=768M',
+                  '-numa', f'node,nodeid={n},memdev=m{n},cpus={2 * n}-'
+                  f'{2 * n + 1}')
+        g.add('-numa', 'dist,src=0,dst=1,val=30')
+        at = g.argv.index('-initrd') + 1
+        with open(g.argv[at], 'rb') as f:
+            data = f.read()
+        data += bytes(-len(data) % 4) + archive(self.work)
+        g.argv[at] = self.work.write('host.initramfs', data)
+        return self.adopt(g).boot()
+
+    def wait_for_pages(self, g, pid, node):
+        """Until more than 10,000 pages of one mapping are there"""
+        g.sh(f'while ! grep -q "N{node}=[0-9]\\{{5\\}}" /proc/{pid}/numa_maps; '
+             'do [ -e /proc/%s ] || exit 1; sleep 0.2; done' % pid,
+             timeout=scaled(90))
+
+    def pages(self, g, pid):
+        """{node: pages} of the inner guest's memory"""
+        found = {}
+        for line in g.sh(f'cat /proc/{pid}/numa_maps'):
+            words = dict(re.findall(r'(\S+?)=(\d+)', line))
+            if int(words.get('anon', 0)) >= PAGES // 2:
+                for n in range(2):
+                    found[n] = found.get(n, 0) + int(words.get(f'N{n}', 0))
+        return found
+
+    @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
+    def test_memory_follows(self):
+        g = self.host()
+        g.sh('echo 0 > /proc/sys/kernel/numa_balancing; mkfifo /tmp/hmp')
+        # Memory comes from node 1, then all threads are bound to one CPU of
+        # node 0: only memory may move.
+        g.sh('(taskset -c 2 env LD_LIBRARY_PATH=/q /q/ld-linux-x86-64.so.2 '
+             '/q/qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
+             '-display none -bios /q/spin.bin '
+             '-object memory-backend-ram,id=m0,size=64M,prealloc=on '
+             '-machine memory-backend=m0 -pidfile /tmp/pid '
+             '-object numa-sched,id=ns0,mode=auto,interval-ms=500,'
+             'runtime-dir=/tmp '
+             '-monitor stdio < /tmp/hmp > /tmp/out 2>&1 &)')
+        # Who holds the other end of the monitor
+        g.sh('(sleep 1000 > /tmp/hmp &)')
+        pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; cat /tmp/pid',
+                    timeout=scaled(60))
+        self.wait_for_pages(g, pid, 1)
+        self.assertGreaterEqual(self.pages(g, pid)[1], PAGES)
+        g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
+        self.wait_for_pages(g, pid, 0)
+        g.sh('while ! grep -q "memory: guest to node 0: completed" /tmp/out; '
+             'do echo info numa-sched > /tmp/hmp; sleep 0.5; done',
+             timeout=scaled(90))
+        self.assertGreaterEqual(self.pages(g, pid)[0], PAGES)
+        # Linux 6.1 has no PAGEMAP_SCAN, and says so once.
+        lines = [t for t in g.sh('cat /tmp/out; echo') if '\x1b' not in t]
+        notes = [t for t in lines if t.startswith('note: ')]
+        self.assertIn("'pagemap-scan' can not be used", notes[0])
+        for line in lines[-12:]:
+            self.diag(line)
+        g.sh('echo quit > /tmp/hmp; '
+             f'while [ -e /proc/{pid} ]; do sleep 0.2; done')
+
+
+if __name__ == '__main__':
+    main()
