@@ -103,6 +103,14 @@ static void print_moving(Monitor *mon, const NumaMigrateProgress *p)
                    p->reason ?: "");
 }
 
+static void print_notes(Monitor *mon, strList *notes)
+{
+    while (notes) {
+        monitor_printf(mon, "note: %s\n", notes->value);
+        notes = notes->next;
+    }
+}
+
 static void hmp_info_numa_sched(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(NumaSchedInfoList) list = qmp_query_numa_sched(&error_abort);
@@ -120,9 +128,7 @@ static void hmp_info_numa_sched(Monitor *mon, const QDict *qdict)
     if (info->moving) {
         print_moving(mon, info->moving);
     }
-    for (const strList *n = info->notes; n; n = n->next) {
-        monitor_printf(mon, "note: %s\n", n->value);
-    }
+    print_notes(mon, info->notes);
     if (info->error) {
         monitor_printf(mon, "no plan: %s\n", info->error);
         return;

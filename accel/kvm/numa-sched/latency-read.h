@@ -18,4 +18,13 @@
 NsLatency *ns_latency_read(NsTopology *t, const char *root, const char *name,
                            const char *buf, size_t len, Error **errp);
 
+#define NS_MAX_LATENCY_FILE (1024 * 1024)
+
+/*
+ * The operator's file, for ns_latency_read(); the caller frees it.  NULL with
+ * @errp set, which names object @id: no file, or a larger one.
+ */
+char *ns_latency_file(const char *id, const char *name, size_t *len,
+                      Error **errp);
+
 #endif

@@ -198,6 +198,18 @@ void ns_moving_look(NsMoving *m, const NsLook *k)
     ns_mover_refresh(m->mover);
 }
 
+uint64_t ns_moving_coming(const NsMoving *m, uint32_t *target)
+{
+    NsMoverProgress p;
+
+    if (!m || ns_moving_is_over(m)) {
+        return 0;
+    }
+    ns_mover_progress(m->mover, &p);
+    *target = m->target;
+    return p.worth - MIN(p.worth, p.moved);
+}
+
 const char *ns_moving_group(const NsMoving *m)
 {
     return m->group;

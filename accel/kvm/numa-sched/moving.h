@@ -36,6 +36,9 @@ void ns_moving_look(NsMoving *m, const NsLook *k);
 
 bool ns_moving_is_over(const NsMoving *m);
 
+/* Bytes that still come to node @target (id, set if any do); @m may be NULL */
+uint64_t ns_moving_coming(const NsMoving *m, uint32_t *target);
+
 /* Its group; valid as long as @m */
 const char *ns_moving_group(const NsMoving *m);
 

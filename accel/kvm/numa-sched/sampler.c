@@ -24,7 +24,6 @@
 #include "sampler.h"
 #include "steady.h"
 
-#define MAX_LATENCY_FILE    (1024 * 1024)
 #define SHARE_OF_CPU 100    /* a look of 1 ms is followed by 99 without */
 #define MAX_NOTES   8
 
@@ -90,19 +89,6 @@ static void add_note(NsSampler *s, char *note)
     warn_report("%s", note);
 }
 
-/* Bytes that still come to where memory moves */
-static uint64_t coming(const NsSampler *s, uint32_t *target)
-{
-    g_autoptr(NumaMigrateProgress) p = NULL;
-
-    if (!s->moving || ns_moving_is_over(s->moving)) {
-        return 0;
-    }
-    p = ns_moving_progress(s->moving);
-    *target = p->target;
-    return p->worth - MIN(p->worth, p->moved);
-}
-
 static void note_error(NsSampler *s, Error *err)
 {
     if (err) {
@@ -121,7 +107,7 @@ static bool decide(NsSampler *s, const NsLook *k, const NsStep *step,
     uint32_t target = 0;
     Error *err = NULL;
 
-    bytes = coming(s, &target);
+    bytes = ns_moving_coming(s->moving, &target);
     if (!ns_promises_end(&s->promises, k, is_new ? step : NULL, target, bytes,
                          &err)) {
         note_error(s, err);
@@ -460,45 +446,6 @@ static void *sampler_thread(void *opaque)
     return NULL;
 }
 
-static bool read_latency(NsSampler *s, const char *name, Error **errp)
-{
-    /* A FIFO would wait for its other end, and all of QEMU with it. */
-    int fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    struct stat st;
-    ssize_t n = -1;
-
-    s->latency_name = g_strdup(name);
-    s->latency = g_malloc(MAX_LATENCY_FILE + 1);
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        error_setg_errno(errp, errno, "numa-sched '%s' property 'latency': "
-                         "'%s' can not be read", s->id, name);
-    } else if (!S_ISREG(st.st_mode)) {
-        error_setg(errp, "numa-sched '%s' property 'latency': '%s' is not a "
-                   "file", s->id, name);
-    } else {
-        size_t got = 0;
-
-        do {
-            n = RETRY_ON_EINTR(read(fd, s->latency + got,
-                                    MAX_LATENCY_FILE + 1 - got));
-            got += MAX(n, 0);
-        } while (n > 0);
-        s->latency_len = got;
-        if (n < 0) {
-            error_setg_errno(errp, errno, "numa-sched '%s' property 'latency':"
-                             " '%s' can not be read", s->id, name);
-        } else if (got > MAX_LATENCY_FILE) {
-            error_setg(errp, "numa-sched '%s' property 'latency': '%s' has more"
-                       " than %u bytes", s->id, name, MAX_LATENCY_FILE);
-            n = -1;
-        }
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    return n == 0;
-}
-
 static void sampler_clear(NsSampler *s)
 {
     NumaMigrateProgress *p;
@@ -544,8 +491,11 @@ NsSampler *ns_sampler_new(const NsConfig *c, void *opaque, Error **errp)
     s->hysteresis = c->hysteresis;
     s->horizon = c->horizon;
     s->bandwidth = c->bandwidth;
-    if ((c->latency && !read_latency(s, c->latency, errp)) ||
-        !look_at_host(s, &k, errp)) {
+    s->latency_name = g_strdup(c->latency);
+    if (c->latency) {
+        s->latency = ns_latency_file(s->id, c->latency, &s->latency_len, errp);
+    }
+    if ((c->latency && !s->latency) || !look_at_host(s, &k, errp)) {
         sampler_clear(s);
         return NULL;
     }

@@ -20,7 +20,6 @@
  */
 #define COUNTED __attribute__((section("counted"), noinline, noclone))
 
-extern const char __start_counted[], __stop_counted[];
 
 #define BATCH   1024
 
@@ -59,16 +58,16 @@ static void COUNTED touch(const uint64_t *addr)
 {
     for (const uint64_t *end = addr + BATCH; addr < end; addr++) {
         if (*addr & WRITE) {
-            *(volatile uint64_t *)(*addr - WRITE) = 1;
+            *(volatile uint64_t *)(*addr - WRITE) = 1;  /* is counted */
         } else {
-            (void)*(volatile uint64_t *)*addr;
+            (void)*(volatile uint64_t *)*addr;  /* is counted */
         }
     }
 }
 
 static void COUNTED mark(uint64_t value)
 {
-    *(volatile uint64_t *)MARK = value;
+    *(volatile uint64_t *)MARK = value; /* is seen from outside */
 }
 
 /* The copy of a function for a CPU */

@@ -78,7 +78,7 @@ static uint64_t field(const char *file, const char *after, const char *name)
     while (f && fgets(line, sizeof(line), f)) {
         found = found || !strncmp(line, after, strlen(after));
         if (found && !strncmp(line, name, strlen(name))) {
-            value = strtoull(line + strlen(name), NULL, 10);
+            value = atoll(line + strlen(name));
             break;
         }
     }
@@ -127,7 +127,7 @@ static void make_memory(Load *l)
         (void *)DATA) {
         die("mmap");
     }
-    *(volatile uint64_t *)MARK = 0;
+    *(volatile uint64_t *)MARK = 0;     /* makes the page present */
     if (madvise((void *)DATA, bytes,
                 l->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE)) {
         die("madvise");
@@ -190,7 +190,7 @@ static void set(Load *l, char *arg)
         }
         for (size_t i = 0; i < sizeof(option) / sizeof(option[0]); i++) {
             if (!strcmp(arg, option[i].name)) {
-                *option[i].value = strtoul(value, NULL, 0);
+                *option[i].value = atoll(value);
                 return;
             }
         }

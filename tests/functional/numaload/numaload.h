@@ -89,4 +89,7 @@ typedef struct Peer {
 
 extern const Peer peers[], ours[];
 
+/* Of the linker: the section of code whose accesses count */
+extern const char __start_counted[], __stop_counted[];
+
 #endif
