@@ -98,7 +98,7 @@ static void coroutine_fn trial_co(void *opaque)
     PmSrcDevice *dev = t->dev;
     void *buf = qemu_try_memalign(4096, PM_PAGE_SIZE);
 
-    while (buf && t->next < t->n) {
+    while (buf && t->next < t->n && !qatomic_read(&dev->stopped)) {
         unsigned i = t->next++;
 
         if (blk_co_pread(dev->blk, t->offset[i], PM_PAGE_SIZE, buf, 0) < 0) {
@@ -276,6 +276,7 @@ void pm_src_devices_start(PmSrcDevices *s, const PmKey *key,
 void pm_src_devices_stop(PmSrcDevices *s)
 {
     for (unsigned i = 0; i < s->n; i++) {
+        qatomic_set(&s->dev[i]->stopped, true);
         device_unref(s->dev[i]);
     }
     s->n = s->n_wait = s->n_used = s->n_asked = 0;

@@ -20,6 +20,7 @@ typedef struct PmSrcDevice {
     bool sent, answered;
     bool trying;            /* atomic: memory is compared with the disk */
     bool useless;           /* atomic: memory is other than it says */
+    bool stopped;           /* atomic: the migration is over */
     bool drawn;             /* there are enough places to compare */
     /* Of its last pages */
     unsigned placed, refused;

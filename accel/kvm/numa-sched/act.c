@@ -134,6 +134,12 @@ bool ns_act_bind(NsAct *act, const NsGuest *guest, const char *name,
     return true;
 }
 
+void ns_act_let_go(NsAct *act, const NsGuest *guest, const char *name)
+{
+    give_back(act, guest, name, NULL, guest->vcpu->len);
+    g_hash_table_remove(act->cpus, name);
+}
+
 static gboolean is_gone(gpointer key, gpointer value, gpointer opaque)
 {
     Bound *b = value;

@@ -27,6 +27,9 @@ void ns_act_free(NsAct *act);
 bool ns_act_bind(NsAct *act, const NsGuest *guest, const char *name,
                  const char *cpus, Error **errp);
 
+/* The threads of group @name get the affinity that they had. */
+void ns_act_let_go(NsAct *act, const NsGuest *guest, const char *name);
+
 /*
  * Bind threads that groups got since they were bound; false with @errp set when
  * that is refused.  Forgets those that are gone.

@@ -57,11 +57,13 @@ bool ns_affinity_read(int tid, bool *cpu)
 
 int ns_affinity_write(int tid, const bool *cpu)
 {
+    g_autofree char *task = g_strdup_printf("/proc/self/task/%d", tid);
     size_t size = CPU_ALLOC_SIZE(NS_MAX_CPUS);
     cpu_set_t *set = CPU_ALLOC(NS_MAX_CPUS);
-    int ret = set ? 0 : -ENOMEM;
+    /* The kernel would take the thread of any process. */
+    int ret = !set ? -ENOMEM : access(task, F_OK) ? -ESRCH : 0;
 
-    if (set) {
+    if (!ret) {
         CPU_ZERO_S(size, set);
         for (uint32_t i = 0; i < NS_MAX_CPUS; i++) {
             if (cpu[i]) {

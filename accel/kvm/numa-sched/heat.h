@@ -10,7 +10,7 @@
 #ifndef NUMA_SCHED_HEAT_H
 #define NUMA_SCHED_HEAT_H
 
-#define NS_HEAT_MAX_RANGES  64
+#define NS_HEAT_MAX_RANGES  4096
 
 /* Memory of this process; multiples of 4096 */
 typedef struct NsHeatRange {

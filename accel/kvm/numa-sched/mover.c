@@ -284,6 +284,10 @@ void ns_mover_free(NsMover *m)
     if (!m) {
         return;
     }
+    /* Only what has all moved keeps the target's. */
+    if (m->state != NS_MOVER_DONE) {
+        unbind(m);
+    }
     for (uint32_t i = 0; i < m->n_ranges; i++) {
         g_free(m->before[i]);
         g_free(m->name[i]);

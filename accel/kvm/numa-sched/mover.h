@@ -110,7 +110,10 @@ typedef struct NsMover NsMover;
 NsMover *ns_mover_new(const NsMoverConfig *config, const NsMoverSys *sys,
                       void *sys_opaque, Error **errp);
 
-/* What was not undone stays where it is, and so does the policy. */
+/*
+ * What was not undone stays where it is.  Policies are as they were, unless it
+ * was done.
+ */
 void ns_mover_free(NsMover *mover);
 
 /*

@@ -24,6 +24,7 @@ struct NsMoving {
     const char *estimator;
     NsMover *mover;
     uint32_t waiting;               /* looks that are still to come */
+    bool paused;
     bool gone;                      /* the memory is no longer the guest's */
     int64_t began;                  /* ns */
     int64_t ended;                  /* ns; 0: not yet */
@@ -49,17 +50,23 @@ static GArray *ranges_of(const NsLook *k, const char *group)
     return out;
 }
 
-static bool ranges_equal(const GArray *a, const GArray *b)
+/* Memory may be plugged in meanwhile; none of ours may go. */
+static bool ranges_are_in(const GArray *ours, const GArray *now)
 {
-    bool same = a->len == b->len;
+    for (guint i = 0; i < ours->len; i++) {
+        const NsMoverRange *x = &g_array_index(ours, NsMoverRange, i);
+        bool found = false;
 
-    for (guint i = 0; same && i < a->len; i++) {
-        const NsMoverRange *x = &g_array_index(a, NsMoverRange, i);
-        const NsMoverRange *y = &g_array_index(b, NsMoverRange, i);
+        for (guint k = 0; !found && k < now->len; k++) {
+            const NsMoverRange *y = &g_array_index(now, NsMoverRange, k);
 
-        same = x->addr == y->addr && x->bytes == y->bytes;
+            found = x->addr == y->addr && x->bytes == y->bytes;
+        }
+        if (!found) {
+            return false;
+        }
     }
-    return same;
+    return true;
 }
 
 static void scores(void *opaque, uint64_t addr, uint32_t pages,
@@ -162,6 +169,15 @@ bool ns_moving_is_over(const NsMoving *m)
            p.state == NS_MOVER_UNDONE || p.state == NS_MOVER_FAILED;
 }
 
+/* What looks at memory costs something: no longer than need be. */
+static void end(NsMoving *m)
+{
+    if (m->heat) {
+        g_clear_pointer(&m->heat, ns_heat_free);
+        m->ended = get_clock();
+    }
+}
+
 int64_t ns_moving_step(NsMoving *m)
 {
     int64_t next = INT64_MAX;
@@ -170,11 +186,7 @@ int64_t ns_moving_step(NsMoving *m)
         next = ns_mover_step(m->mover);
     }
     if (ns_moving_is_over(m)) {
-        /* What looks at memory costs something: no longer than need be. */
-        if (m->heat) {
-            g_clear_pointer(&m->heat, ns_heat_free);
-            m->ended = get_clock();
-        }
+        end(m);
         return INT64_MAX;
     }
     return next;
@@ -184,10 +196,12 @@ void ns_moving_look(NsMoving *m, const NsLook *k)
 {
     g_autoptr(GArray) now = ranges_of(k, m->group);
 
-    if (!ranges_equal(now, m->range)) {
-        m->gone = true;
-    }
+    m->gone = m->gone || !ranges_are_in(m->range, now);
     if (ns_moving_is_over(m)) {
+        end(m);
+        return;
+    }
+    if (m->paused) {
         return;
     }
     ns_heat_look(m->heat, m->notes);
@@ -217,6 +231,11 @@ const char *ns_moving_group(const NsMoving *m)
 
 static NumaMigrateState state_of(const NsMoving *m, const NsMoverProgress *p)
 {
+    if (m->gone && (p->state == NS_MOVER_RUNNING ||
+                    p->state == NS_MOVER_PAUSED ||
+                    p->state == NS_MOVER_UNDOING)) {
+        return NUMA_MIGRATE_STATE_FAILED;
+    }
     switch (p->state) {
     case NS_MOVER_PAUSED:
         return NUMA_MIGRATE_STATE_PAUSED;
@@ -231,8 +250,7 @@ static NumaMigrateState state_of(const NsMoving *m, const NsMoverProgress *p)
     case NS_MOVER_FAILED:
         return NUMA_MIGRATE_STATE_FAILED;
     default:
-        return m->gone ? NUMA_MIGRATE_STATE_FAILED :
-               m->waiting ? NUMA_MIGRATE_STATE_WAITING :
+        return m->waiting ? NUMA_MIGRATE_STATE_WAITING :
                NUMA_MIGRATE_STATE_RUNNING;
     }
 }
@@ -268,6 +286,7 @@ char *ns_moving_take_note(NsMoving *m)
 
 void ns_moving_pause(NsMoving *m, bool paused)
 {
+    m->paused = paused;
     ns_mover_pause(m->mover, paused);
 }
 

@@ -15,6 +15,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "migration/misc.h"
+#include "migration/options.h"
 #include "qom/object_interfaces.h"
 #include "system/runstate.h"
 #include "system/system.h"
@@ -47,7 +48,7 @@ struct NumaSched {
     bool degraded;              /* what it decides, it may not do */
     QEMUTimer *timer;
     Notifier machine_done;
-    NotifierWithReturn migration;
+    NotifierWithReturn migration[MIG_MODE__MAX];
 };
 
 static NumaSched *current;      /* BQL */
@@ -63,11 +64,13 @@ static void look(void *opaque)
 
     /* Memory that arrives is migration's. */
     if (ns_sampler_is_idle(ns->sampler) &&
-        !runstate_check(RUN_STATE_INMIGRATE)) {
+        !runstate_check(RUN_STATE_INMIGRATE) &&
+        !migration_in_incoming_postcopy()) {
         g_autoptr(NsGuest) guest = guest_now(ns);
         Error *err = NULL;
 
         if (!ns_act_follow(ns->act, guest, &err)) {
+            ns->degraded = true;
             ns_sampler_degrade(ns->sampler, err);
         }
         ns_sampler_look(ns->sampler, g_steal_pointer(&guest));
@@ -75,38 +78,33 @@ static void look(void *opaque)
     timer_mod(ns->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + ns->interval);
 }
 
-/* Bind its threads, then let its memory follow */
-static bool move_group(NumaSched *ns, const char *group, const char *cpus,
-                       bool follow, uint32_t target, Error **errp)
-{
-    g_autoptr(NsGuest) guest = guest_now(ns);
-
-    if (!ns_act_bind(ns->act, guest, group, cpus, errp)) {
-        return false;
-    }
-    if (follow) {
-        ns_sampler_move(ns->sampler, group, target);
-    }
-    return true;
-}
-
 static void decided(void *opaque, NumaSchedDecision *decision)
 {
     NumaSched *ns = opaque;
+    g_autoptr(NsGuest) guest = NULL;
     Error *err = NULL;
 
     if (ns->mode != NUMA_SCHED_MODE_AUTO || ns->degraded) {
         return;
     }
+    guest = guest_now(ns);
     for (NumaSchedMoveList *m = decision->moves; m; m = m->next) {
-        const NumaPlanOption *to = m->value->to;
-
-        if (!move_group(ns, m->value->name, m->value->cpus,
-                        to->memory == NUMA_PLAN_MEMORY_FOLLOW, to->node,
-                        &err)) {
+        if (!ns_act_bind(ns->act, guest, m->value->name, m->value->cpus,
+                         &err)) {
+            /* All of it, or nothing */
+            for (NumaSchedMoveList *d = decision->moves; d != m; d = d->next) {
+                ns_act_let_go(ns->act, guest, d->value->name);
+            }
             ns->degraded = true;
             ns_sampler_degrade(ns->sampler, err);
             return;
+        }
+    }
+    for (NumaSchedMoveList *m = decision->moves; m; m = m->next) {
+        const NumaPlanOption *to = m->value->to;
+
+        if (to->memory == NUMA_PLAN_MEMORY_FOLLOW) {
+            ns_sampler_move(ns->sampler, m->value->name, to->node);
         }
     }
     decision->applied = true;
@@ -116,9 +114,17 @@ static void decided(void *opaque, NumaSchedDecision *decision)
 static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
                              Error **errp)
 {
-    NumaSched *ns = container_of(n, NumaSched, migration);
+    bool begins = e->type == MIG_EVENT_PRECOPY_SETUP;
 
-    ns_sampler_pause(ns->sampler, e->type == MIG_EVENT_PRECOPY_SETUP);
+    if (begins && migrate_background_snapshot() &&
+        ns_sampler_is_moving(current->sampler)) {
+        error_setg(errp, "numa-sched '%s' watches memory that moves, as a "
+                   "background snapshot does: wait, or use numa-sched-cancel",
+                   object_get_canonical_path_component(OBJECT(current)));
+        return -EBUSY;
+    }
+    /* Postcopy begins with "done" of precopy, and goes on reading. */
+    ns_sampler_pause(current->sampler, begins || migration_is_running());
     return 0;
 }
 
@@ -155,7 +161,10 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
     current = ns;
     ns->act = ns_act_new();
     ns_sampler_pause(ns->sampler, migration_is_running());
-    migration_add_notifier(&ns->migration, migration_changed);
+    for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
+        migration_add_notifier_mode(&ns->migration[mode], migration_changed,
+                                    mode);
+    }
     ns->machine_done.notify = machine_done;
     qemu_add_machine_init_done_notifier(&ns->machine_done);
 }
@@ -177,12 +186,14 @@ static void numa_sched_finalize(Object *obj)
     NumaSched *ns = NUMA_SCHED(obj);
 
     if (ns->sampler) {
-        current = NULL;
         qemu_remove_machine_init_done_notifier(&ns->machine_done);
-        migration_remove_notifier(&ns->migration);
+        for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
+            migration_remove_notifier(&ns->migration[mode]);
+        }
         timer_free(ns->timer);
         ns_sampler_free(ns->sampler);
         ns_act_free(ns->act);
+        current = NULL;
     }
     g_free(ns->latency);
     g_free(ns->root);
@@ -422,6 +433,7 @@ NumaSchedMoveResult *qmp_numa_sched_move(const char *id, bool has_vcpu,
     NumaSched *ns = find(id, errp);
     g_autoptr(NumaSchedInfo) info = NULL;
     g_autoptr(NumaSchedMoveResult) result = NULL;
+    g_autoptr(NsGuest) guest = NULL;
     g_autofree char *cpus = NULL;
     const char *group;
     bool follow;
@@ -451,8 +463,12 @@ NumaSchedMoveResult *qmp_numa_sched_move(const char *id, bool has_vcpu,
         return NULL;
     }
     cpus = cpus_of(ns, target, errp);
-    if (!cpus || !move_group(ns, group, cpus, follow, target, errp)) {
+    guest = guest_now(ns);
+    if (!cpus || !ns_act_bind(ns->act, guest, group, cpus, errp)) {
         return NULL;
+    }
+    if (follow) {
+        ns_sampler_move(ns->sampler, group, target);
     }
     return g_steal_pointer(&result);
 }

@@ -10,89 +10,20 @@
 #include "qapi/qapi-events-numa-sched.h"
 #include "qapi/qapi-visit-numa-sched.h"
 #include "qapi/util.h"
-#include "qemu/error-report.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
 #include "answer.h"
 #include "latency-read.h"
-#include "look.h"
-#include "moving.h"
-#include "promises.h"
 #include "report.h"
-#include "sampler.h"
-#include "steady.h"
+#include "sampler-int.h"
 
 #define SHARE_OF_CPU 100    /* a look of 1 ms is followed by 99 without */
-#define MAX_NOTES   8
-
-/* Memory that is to move */
-typedef struct NsRequest {
-    char *group;
-    uint32_t target;            /* id */
-} NsRequest;
-
-struct NsSampler {
-    /* Set before the thread starts */
-    char *id, *root, *latency;  /* latency: the file's content */
-    size_t latency_len;
-    char *latency_name, *runtime_dir;
-    uint32_t hysteresis, horizon;
-    uint64_t bandwidth;
-    NumaSchedEstimator estimator;
-    void (*act)(void *opaque, NumaSchedDecision *decision);
-    void *opaque;               /* of act */
-    uint32_t largest;           /* atomic */
-
-    QemuThread thread;
-    QEMUBH *bh;                 /* acts on decisions, and emits events */
-
-    /* Under the lock */
-    QemuMutex lock;
-    QemuCond cond;
-    bool stop;
-    NsGuest *guest;             /* to look at */
-    NumaSchedInfo *info;
-    NumaSchedMode mode;
-    NumaSchedDecision *advice;  /* to be emitted */
-    GQueue progress;            /* NumaMigrateProgress, likewise */
-    GQueue requests;            /* NsRequest */
-    bool cancel, paused;
-    GPtrArray *notes;           /* char *, the oldest first */
-    int64_t not_before;         /* ns: the next look */
-
-    /* The thread's own */
-    NsHistory history;
-    uint64_t periods;
-    NsTopology *topology;       /* of the last look; NULL: not known */
-    NsSteady steady;
-    NsPromises promises;
-    NsMoving *moving;           /* over or not; NULL: nothing ever moved */
-    int64_t due;                /* ns: when that has something to do */
-};
-
-/* Takes @note; each is said once. */
-static void add_note(NsSampler *s, char *note)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    for (guint i = 0; i < s->notes->len; i++) {
-        if (!strcmp(g_ptr_array_index(s->notes, i), note)) {
-            g_free(note);
-            return;
-        }
-    }
-    if (s->notes->len == MAX_NOTES) {
-        g_ptr_array_remove_index(s->notes, 0);
-    }
-    g_ptr_array_add(s->notes, note);
-    warn_report("%s", note);
-}
-
 static void note_error(NsSampler *s, Error *err)
 {
     if (err) {
-        add_note(s, g_strdup(error_get_pretty(err)));
+        ns_sampler_note(s, g_strdup(error_get_pretty(err)));
         error_free(err);
     }
 }
@@ -183,138 +114,6 @@ static uint64_t thread_us(void)
     return ts.tv_sec * 1000000ull + ts.tv_nsec / 1000;
 }
 
-/*
- * Memory that moves
- */
-
-/* Takes @p.  A state that it had on the way is told, a mere figure is not. */
-static void tell_progress(NsSampler *s, NumaMigrateProgress *p)
-{
-    NumaMigrateProgress *last;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    if (s->info) {
-        qapi_free_NumaMigrateProgress(s->info->moving);
-        s->info->moving = QAPI_CLONE(NumaMigrateProgress, p);
-    }
-    last = g_queue_peek_tail(&s->progress);
-    if (last && last->state == p->state && !strcmp(last->group, p->group)) {
-        qapi_free_NumaMigrateProgress(g_queue_pop_tail(&s->progress));
-    }
-    g_queue_push_tail(&s->progress, p);
-    qemu_bh_schedule(s->bh);
-}
-
-static void request_free(NsRequest *r)
-{
-    if (r) {
-        g_free(r->group);
-        g_free(r);
-    }
-}
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(NsRequest, request_free)
-
-static NsMoving *begin(NsSampler *s, const NsLook *k, const NsRequest *r,
-                       Error **errp)
-{
-    uint32_t g = 0, target = 0;
-
-    while (g < k->guest->n && strcmp(k->guest->name[g], r->group)) {
-        g++;
-    }
-    while (target < k->t->n && k->t->node[target].id != r->target) {
-        target++;
-    }
-    if (g == k->guest->n || target == k->t->n) {
-        error_setg(errp, "numa-sched '%s': there is no group '%s', or no node "
-                   "%u, any more", s->id, r->group, r->target);
-        return NULL;
-    }
-    return ns_moving_new(k, g, target, s->bandwidth, s->estimator, errp);
-}
-
-/* The next one that was asked for, if nothing moves */
-static void take_request(NsSampler *s, const NsLook *k)
-{
-    g_autoptr(NsRequest) r = NULL;
-    NsMoving *m;
-    Error *err = NULL;
-
-    if (s->moving && !ns_moving_is_over(s->moving)) {
-        return;
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        r = g_queue_pop_head(&s->requests);
-        s->cancel = s->cancel && !r;
-    }
-    if (!r) {
-        return;
-    }
-    m = begin(s, k, r, &err);
-    if (m) {
-        ns_moving_free(s->moving);
-        s->moving = m;
-        s->due = 0;
-        tell_progress(s, ns_moving_progress(m));
-    } else {
-        NumaMigrateProgress *p = g_new0(NumaMigrateProgress, 1);
-
-        p->group = g_strdup(r->group);
-        p->target = r->target;
-        p->state = NUMA_MIGRATE_STATE_FAILED;
-        p->estimator = g_strdup("none");
-        p->reason = g_strdup(error_get_pretty(err));
-        tell_progress(s, p);
-        add_note(s, g_strdup(error_get_pretty(err)));
-        error_free(err);
-    }
-}
-
-/* With each look at the guest */
-static void look_at_moving(NsSampler *s, const NsLook *k)
-{
-    char *note;
-
-    if (s->moving && !ns_moving_is_over(s->moving)) {
-        ns_moving_look(s->moving, k);
-        while ((note = ns_moving_take_note(s->moving))) {
-            add_note(s, note);
-        }
-        s->due = 0;
-        tell_progress(s, ns_moving_progress(s->moving));
-    }
-    take_request(s, k);
-}
-
-/* When it is due, or somebody wants something of it */
-static void step_moving(NsSampler *s)
-{
-    NumaMigrateProgress *p;
-    bool cancel, paused;
-
-    if (!s->moving || ns_moving_is_over(s->moving)) {
-        s->due = INT64_MAX;
-        return;
-    }
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        cancel = s->cancel;
-        paused = s->paused;
-        s->cancel = false;
-    }
-    if (cancel) {
-        ns_moving_cancel(s->moving);
-    }
-    ns_moving_pause(s->moving, paused);
-    s->due = ns_moving_step(s->moving);
-    p = ns_moving_progress(s->moving);
-    if (cancel || paused || ns_moving_is_over(s->moving)) {
-        tell_progress(s, p);
-    } else {
-        qapi_free_NumaMigrateProgress(p);
-    }
-}
-
 static strList *notes_of(NsSampler *s)
 {
     strList *list = NULL, **tail = &list;
@@ -337,7 +136,7 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
     if (look_at_host(s, &k, &err)) {
         qatomic_set(&s->largest, largest_node(k.t));
         ns_look(&k, s->root);
-        look_at_moving(s, &k);
+        ns_sampler_look_at_moving(s, &k);
         plan(s, &k, info);
     } else {
         info->error = g_strdup(error_get_pretty(err));
@@ -369,6 +168,12 @@ static void emit(void *opaque)
     }
     if (advice) {
         s->act(s->opaque, advice);
+        WITH_QEMU_LOCK_GUARD(&s->lock) {
+            s->applied = advice->applied;
+            if (s->info && s->info->decision) {
+                s->info->decision->applied = s->applied;
+            }
+        }
         qapi_event_send_numa_sched_decision(s->id, advice);
     }
     while ((p = g_queue_pop_head(&progress))) {
@@ -382,6 +187,9 @@ static void publish(NsSampler *s, NumaSchedInfo *info, bool is_new)
 {
     s->not_before = get_clock() +
                     (int64_t)info->microseconds * SCALE_US * SHARE_OF_CPU;
+    if (info->decision && !is_new) {
+        info->decision->applied = s->applied;
+    }
     info->mode = s->mode;
     info->notes = notes_of(s);
     info->moving = s->moving ? ns_moving_progress(s->moving) :
@@ -400,7 +208,9 @@ static void wait_for_work(NsSampler *s)
 {
     int64_t now = get_clock();
 
-    if (s->due == INT64_MAX) {
+    if (s->kick) {
+        s->kick = false;
+    } else if (s->due == INT64_MAX) {
         qemu_cond_wait(&s->cond, &s->lock);
     } else if (s->due > now) {
         qemu_cond_timedwait(&s->cond, &s->lock,
@@ -427,14 +237,14 @@ static void *sampler_thread(void *opaque)
         if (!guest) {
             wait_for_work(s);
             qemu_mutex_unlock(&s->lock);
-            step_moving(s);
+            ns_sampler_step_moving(s);
             qemu_mutex_lock(&s->lock);
         } else {
             NumaSchedInfo *info;
 
             qemu_mutex_unlock(&s->lock);
             info = look(s, guest);
-            step_moving(s);
+            ns_sampler_step_moving(s);
             qemu_mutex_lock(&s->lock);
             s->guest = NULL;
             publish(s, info, info->decisions != decisions);
@@ -463,7 +273,7 @@ static void sampler_clear(NsSampler *s)
         qapi_free_NumaMigrateProgress(p);
     }
     while ((r = g_queue_pop_head(&s->requests))) {
-        request_free(r);
+        ns_request_free(r);
     }
     if (s->notes) {
         g_ptr_array_unref(s->notes);
@@ -548,41 +358,19 @@ void ns_sampler_look(NsSampler *s, NsGuest *guest)
     }
 }
 
-void ns_sampler_move(NsSampler *s, const char *group, uint32_t target)
-{
-    NsRequest *r = g_new(NsRequest, 1);
-
-    *r = (NsRequest) { .group = g_strdup(group), .target = target };
-    QEMU_LOCK_GUARD(&s->lock);
-    g_queue_push_tail(&s->requests, r);
-}
-
-void ns_sampler_cancel(NsSampler *s)
-{
-    NsRequest *r;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    while ((r = g_queue_pop_head(&s->requests))) {
-        request_free(r);
-    }
-    s->cancel = true;
-    qemu_cond_signal(&s->cond);
-}
-
-void ns_sampler_pause(NsSampler *s, bool paused)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    s->paused = paused;
-    qemu_cond_signal(&s->cond);
-}
-
 void ns_sampler_degrade(NsSampler *s, Error *err)
 {
+    NumaSchedMode mode;
+
     WITH_QEMU_LOCK_GUARD(&s->lock) {
-        s->mode = NUMA_SCHED_MODE_ADVISE;
+        if (s->mode == NUMA_SCHED_MODE_AUTO) {
+            s->mode = NUMA_SCHED_MODE_ADVISE;
+        }
+        mode = s->mode;
     }
-    add_note(s, g_strdup_printf("%s; mode is 'advise' now",
-                                error_get_pretty(err)));
+    ns_sampler_note(s, g_strdup_printf("%s; mode is '%s' now",
+                                       error_get_pretty(err),
+                                       NumaSchedMode_str(mode)));
     error_free(err);
 }
 

@@ -63,6 +63,9 @@ void ns_sampler_move(NsSampler *s, const char *group, uint32_t target);
 /* Give back what the present move has moved, and forget those to come */
 void ns_sampler_cancel(NsSampler *s);
 
+/* Is there memory that moves, or waits to?  Any thread */
+bool ns_sampler_is_moving(NsSampler *s);
+
 /* Nothing moves while @paused.  Any thread */
 void ns_sampler_pause(NsSampler *s, bool paused);
 

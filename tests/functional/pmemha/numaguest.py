@@ -16,9 +16,7 @@ from .linux import LinuxGuest
 from .paths import ROOT, build_dir
 
 LOAD = os.path.join(ROOT, 'tests', 'functional', 'numaload')
-SCHED = os.path.join(ROOT, 'accel', 'kvm', 'numa-sched')
 HEADER = 'src/include/qemu/qemu-plugin.h'
-PLUGIN = os.path.join(ROOT, 'tests', 'plugins', 'numa-score.c')
 
 # as numaload.h has them
 BEGIN, END = 1 << 31, (1 << 31) + 1
@@ -76,14 +74,20 @@ def have_sources():
     return qemu_base() is not None
 
 
+def source(*path):
+    """Of the prepared tree, where a mutation breaks it"""
+    return os.path.join(qemu_base(), 'src', *path)
+
+
 def have_mover():
     return have_sources() and all(
-        os.path.exists(os.path.join(SCHED, n)) for n in ('mover.c', 'heat.c'))
+        os.path.exists(source('accel/kvm/numa-sched', n))
+        for n in ('mover.c', 'heat.c'))
 
 
 def plugin():
     include = os.path.dirname(os.path.join(qemu_base(), HEADER))
-    return built('numa-score.so', [PLUGIN], [],
+    return built('numa-score.so', [source('tests/plugins/numa-score.c')], [],
                  ['gcc', '-std=gnu11', '-O2', '-Wall', '-Wextra',
                   '-Wno-unused-parameter', '-shared', '-fPIC',
                   '-I', include], *flags('--cflags', '--libs'))
@@ -102,12 +106,13 @@ def load_program():
         return built('numaload', mine + [os.path.join(LOAD, 'ours-none.c')],
                      in_dir(LOAD, '*.h'), command, '-lm', '-lpthread')
     base = qemu_base()
+    sched = source('accel/kvm/numa-sched')
     theirs = [f for pattern in ('move*.c', 'heat*.c', 'pagemap*.c')
-              for f in in_dir(SCHED, pattern)]
-    include = [SCHED, ROOT, f'{base}/src/include', f'{base}/obj',
+              for f in in_dir(sched, pattern)]
+    include = [sched, ROOT, f'{base}/src/include', f'{base}/obj',
                f'{base}/obj/qapi']
     return built('numaload-ours', mine + [os.path.join(LOAD, 'ours.c')] +
-                 theirs, in_dir(LOAD, '*.h') + in_dir(SCHED, '*.h'),
+                 theirs, in_dir(LOAD, '*.h') + in_dir(sched, '*.h'),
                  [*command, *(f'-I{d}' for d in include)],
                  '-Wl,--start-group', f'{base}/obj/libqemuutil.a',
                  *in_dir(f'{base}/obj/libqom.a.p', '*.o'),

@@ -1,0 +1,80 @@
+/*
+ * NUMA scheduler: what the files of the sampler share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef NUMA_SCHED_SAMPLER_INT_H
+#define NUMA_SCHED_SAMPLER_INT_H
+
+#include "qemu/main-loop.h"
+#include "qemu/thread.h"
+#include "look.h"
+#include "moving.h"
+#include "promises.h"
+#include "sampler.h"
+#include "steady.h"
+
+/* Memory that is to move */
+typedef struct NsRequest {
+    char *group;
+    uint32_t target;            /* id */
+} NsRequest;
+
+struct NsSampler {
+    /* Set before the thread starts */
+    char *id, *root, *latency;  /* latency: the file's content */
+    size_t latency_len;
+    char *latency_name, *runtime_dir;
+    uint32_t hysteresis, horizon;
+    uint64_t bandwidth;
+    NumaSchedEstimator estimator;
+    void (*act)(void *opaque, NumaSchedDecision *decision);
+    void *opaque;               /* of act */
+    uint32_t largest;           /* atomic */
+
+    QemuThread thread;
+    QEMUBH *bh;                 /* acts on decisions, and emits events */
+
+    /* Under the lock */
+    QemuMutex lock;
+    QemuCond cond;
+    bool stop;
+    NsGuest *guest;             /* to look at */
+    NumaSchedInfo *info;
+    NumaSchedMode mode;
+    NumaSchedDecision *advice;  /* to be emitted */
+    GQueue progress;            /* NumaMigrateProgress, likewise */
+    GQueue requests;            /* NsRequest */
+    bool cancel, paused;
+    bool kick;                  /* one of these was set: do not wait */
+    bool applied;               /* the last decision was carried out */
+    GPtrArray *notes;           /* char *, the oldest first */
+    int64_t not_before;         /* ns: the next look */
+
+    /* The thread's own */
+    NsHistory history;
+    uint64_t periods;
+    NsTopology *topology;       /* of the last look; NULL: not known */
+    NsSteady steady;
+    NsPromises promises;
+    NsMoving *moving;           /* over or not; NULL: nothing ever moved */
+    int64_t due;                /* ns: when that has something to do */
+};
+
+void ns_request_free(NsRequest *r);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(NsRequest, ns_request_free)
+
+/* Takes @note; each is said once.  Any thread */
+void ns_sampler_note(NsSampler *s, char *note);
+
+/* With each look at the guest.  The sampler's thread */
+void ns_sampler_look_at_moving(NsSampler *s, const NsLook *k);
+
+/*
+ * When something is due, or somebody wants something of what moves.  The
+ * sampler's thread
+ */
+void ns_sampler_step_moving(NsSampler *s);
+
+#endif
