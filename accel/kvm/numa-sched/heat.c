@@ -24,7 +24,6 @@ struct NsHeat {
     uint64_t granule;           /* bytes that have one counter */
     const NsHeatOps *const *ops;
     const NsHeatOps *const *now;        /* of these; *now NULL: none */
-    bool only_one;              /* the one that was asked for */
     const NsHeatOps *one[2];
     void *opaque;
     uint64_t ns, looks;
@@ -193,6 +192,10 @@ void ns_heat_scores(const NsHeat *h, uint64_t addr, uint32_t pages,
     for (uint32_t i = 0; i < h->n; i++) {
         const NsHeatRange *r = &h->table[i].range;
 
+        if (r->addr >= addr + (uint64_t)pages * NS_PAGE ||
+            addr >= r->addr + r->bytes) {
+            continue;
+        }
         for (uint32_t p = 0; p < pages; p++) {
             uint64_t at = addr + (uint64_t)p * NS_PAGE;
 

@@ -275,6 +275,8 @@ NumaMigrateProgress *ns_moving_progress(const NsMoving *m)
     out->invalidations_per_second = p.units * 1e9 / MAX(spent, SCALE_MS);
     out->estimator = g_strdup(p.scored || m->waiting ? m->estimator : "none");
     out->reason = m->gone ? g_strdup("the memory is no longer the guest's") :
+                  p.state == NS_MOVER_FULL ?
+                  g_strdup_printf("node %u has no room for more", m->target) :
                   p.error ? g_strdup(strerror(p.error)) : NULL;
     return out;
 }
@@ -292,5 +294,7 @@ void ns_moving_pause(NsMoving *m, bool paused)
 
 void ns_moving_cancel(NsMoving *m)
 {
+    /* There is nothing left to wait for. */
+    m->waiting = 0;
     ns_mover_abort(m->mover);
 }

@@ -161,7 +161,6 @@ void ns_sampler_step_moving(NsSampler *s)
 void ns_sampler_move(NsSampler *s, const char *group, uint32_t target)
 {
     NsRequest *r = g_new(NsRequest, 1);
-
     GList *next;
 
     *r = (NsRequest) { .group = g_strdup(group), .target = target };

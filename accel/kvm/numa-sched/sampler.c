@@ -20,6 +20,7 @@
 #include "sampler-int.h"
 
 #define SHARE_OF_CPU 100    /* a look of 1 ms is followed by 99 without */
+
 static void note_error(NsSampler *s, Error *err)
 {
     if (err) {
