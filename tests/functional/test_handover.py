@@ -204,14 +204,16 @@ class Role(MigrationTest):
         """
         src = self.source()
         set_caps(src, return_path=True)
-        t, got, _ = self.sink('probe', None)
+        t, got, end = self.sink('probe', None)
         src.qmp.cmd('migrate', uri='unix:probe')
         # It waits for an answer that never comes, with all that it had said.
         src.qmp.poll('query-migrate', lambda i: i.get('status') == 'device',
                      scaled(60))
         self.wait_info(src, role='handed-over')
-        src.qmp.cmd('migrate_cancel')
-        self.wait_migration(src, 'cancelled')
+        # Not by migrate_cancel: QEMU shuts the return path down before it says
+        # that it cancels, so the migration may as well have failed.
+        end.set()
+        self.wait_migration(src, 'failed')
         t.join(scaled(20))
         self.runs(src)
         generation = self.pmem_ha(src)['generation']
