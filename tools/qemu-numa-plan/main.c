@@ -15,13 +15,16 @@
 #include "qemu/error-report.h"
 #include "qemu/help-texts.h"
 #include "qemu-version.h"
+#include "accel/kvm/numa-sched/measure.h"
 #include "planner.h"
 
 #define MAX_FILE    (64u << 20)
+#define BUDGET      (60 * 1000000000ull)    /* ns of CPU time to measure */
 
 enum {
     OPTION_EXPLAIN = 256,
     OPTION_LATENCY,
+    OPTION_MEASURE,
     OPTION_OUTPUT,
     OPTION_ROOT,
     OPTION_WORKLOAD,
@@ -35,7 +38,7 @@ enum {
 
 typedef struct Options {
     const char *root, *latency, *workload;
-    bool explain, json;
+    bool explain, json, measure;
 } Options;
 
 static void help(void)
@@ -52,6 +55,9 @@ static void help(void)
 "                         host is printed as it is understood\n"
 "  --latency FILE         lines of FROM TO NANOSECONDS, which are believed\n"
 "                         more than what the host says\n"
+"  --measure              measure the latencies of this host, which should be\n"
+"                         idle, and print them as --latency takes them; no\n"
+"                         other option is possible\n"
 "  --explain              print what each group would cost on each node\n"
 "  --output text|json     for people (default) or for programs\n"
 "  -V, --version          output version information and exit\n"
@@ -70,6 +76,7 @@ static bool parse_options(int argc, char **argv, Options *o)
         {"explain", no_argument, NULL, OPTION_EXPLAIN},
         {"help", no_argument, NULL, 'h'},
         {"latency", required_argument, NULL, OPTION_LATENCY},
+        {"measure", no_argument, NULL, OPTION_MEASURE},
         {"output", required_argument, NULL, OPTION_OUTPUT},
         {"topology-root", required_argument, NULL, OPTION_ROOT},
         {"version", no_argument, NULL, 'V'},
@@ -93,6 +100,9 @@ static bool parse_options(int argc, char **argv, Options *o)
         case OPTION_LATENCY:
             o->latency = optarg;
             break;
+        case OPTION_MEASURE:
+            o->measure = true;
+            break;
         case OPTION_OUTPUT:
             o->json = !strcmp(optarg, "json");
             if (!o->json && strcmp(optarg, "text")) {
@@ -112,6 +122,11 @@ static bool parse_options(int argc, char **argv, Options *o)
     }
     if (optind < argc) {
         error_report("%s: not an option", argv[optind]);
+        return false;
+    }
+    if (o->measure && argc > 2) {
+        error_report("--measure: it is about this host, and takes no other "
+                     "option");
         return false;
     }
     return true;
@@ -240,7 +255,32 @@ static NsLatency *host_latency(const Options *o, NsTopology *t, Error **errp)
             return NULL;
         }
     }
-    return ns_latency_read(t, o->root, o->latency, buf, len, errp);
+    return ns_latency_read(t, o->root, o->latency, buf, len, NULL, errp);
+}
+
+/* The host is idle: nobody minds that it takes a whole CPU. */
+static bool measure(const NsTopology *t)
+{
+    NsMeasureConfig c = { .budget = BUDGET, .duty = 100 };
+    g_autofree char *why = NULL;
+    g_autoptr(NsMeasured) m = ns_measure(t, &c, &why);
+
+    if (!m) {
+        error_report("--measure: %s", why ? why :
+                     "the host has one node, and nothing to measure");
+        return false;
+    }
+    printf("# from to nanoseconds\n");
+    for (uint32_t i = 0; i < m->n; i++) {
+        for (uint32_t j = 0; j < m->n; j++) {
+            uint32_t ns = m->ns[(size_t)i * m->n + j];
+
+            if (ns) {
+                printf("%u %u %u\n", m->id[i], m->id[j], ns);
+            }
+        }
+    }
+    return true;
 }
 
 int main(int argc, char **argv)
@@ -259,6 +299,9 @@ int main(int argc, char **argv)
         return USAGE;
     }
     t = ns_topology_read(o.root, &err);
+    if (t && o.measure) {
+        return measure(t) && !fflush(stdout) ? DONE : FAILED;
+    }
     l = t ? host_latency(&o, t, &err) : NULL;
     if (l && o.workload && strcmp(o.workload, "-")) {
         buf = read_file(o.workload, &len, &err);

@@ -10,11 +10,12 @@
 #include "latency-read.h"
 
 NsLatency *ns_latency_read(NsTopology *t, const char *root, const char *name,
-                           const char *buf, size_t len, Error **errp)
+                           const char *buf, size_t len,
+                           const uint32_t *measured, Error **errp)
 {
     g_autofree uint32_t *operator = NULL;
     g_autofree uint32_t *hmat = NULL;
-    NsGiven given[2];
+    NsGiven given[3];
     uint32_t n = 0;
 
     if (buf) {
@@ -27,6 +28,9 @@ NsLatency *ns_latency_read(NsTopology *t, const char *root, const char *name,
     hmat = ns_hmat_read(t, root);
     if (hmat) {
         given[n++] = (NsGiven) { .source = NS_HMAT, .ns = hmat };
+    }
+    if (measured) {
+        given[n++] = (NsGiven) { .source = NS_MEASURED, .ns = measured };
     }
     return ns_latency(t, given, n);
 }

@@ -12,11 +12,12 @@
 /*
  * The best there is for the host below @root, which is where @t was read: the
  * operator's file (of that @name, @len bytes at @buf; NULL: none), the
- * firmware's table, or what @t has.  Adds notes to @t.  NULL with @errp set:
- * the operator's file is wrong.
+ * firmware's table, what was @measured (n * n; may be NULL), or what @t has.
+ * Adds notes to @t.  NULL with @errp set: the operator's file is wrong.
  */
 NsLatency *ns_latency_read(NsTopology *t, const char *root, const char *name,
-                           const char *buf, size_t len, Error **errp);
+                           const char *buf, size_t len,
+                           const uint32_t *measured, Error **errp);
 
 #define NS_MAX_LATENCY_FILE (1024 * 1024)
 

@@ -40,6 +40,7 @@ struct NumaSched {
     uint64_t bandwidth;
     NumaSchedEstimator estimator;
     char *latency;
+    bool measure;
     char *root;
     char *runtime_dir;
 
@@ -144,7 +145,8 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
         .id = object_get_canonical_path_component(OBJECT(uc)),
         .mode = ns->mode, .hysteresis = ns->hysteresis,
         .horizon = ns->horizon, .bandwidth = ns->bandwidth,
-        .estimator = ns->estimator, .latency = ns->latency, .root = ns->root,
+        .estimator = ns->estimator, .latency = ns->latency,
+        .measure = ns->measure, .root = ns->root,
         .runtime_dir = ns->runtime_dir, .decided = decided,
     };
 
@@ -311,6 +313,18 @@ static void set_latency(Object *obj, const char *value, Error **errp)
     }
 }
 
+static bool get_measure(Object *obj, Error **errp)
+{
+    return NUMA_SCHED(obj)->measure;
+}
+
+static void set_measure(Object *obj, bool value, Error **errp)
+{
+    if (may_set(obj, "measure-latency", errp)) {
+        NUMA_SCHED(obj)->measure = value;
+    }
+}
+
 static char *get_root(Object *obj, Error **errp)
 {
     return g_strdup(NUMA_SCHED(obj)->root);
@@ -362,6 +376,11 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
     object_class_property_set_description(oc, "latency",
         "File with lines of FROM TO NANOSECONDS (default: what the kernel "
         "says)");
+    object_class_property_add_bool(oc, "measure-latency", get_measure,
+                                   set_measure);
+    object_class_property_set_description(oc, "measure-latency",
+        "Measure latencies once, in the background, where there is neither a "
+        "file nor the firmware's table (default: off)");
     object_class_property_add_str(oc, "topology-root", get_root, set_root);
     object_class_property_set_description(oc, "topology-root",
         "Directory with another host's sysfs tree, for tests (default: /)");

@@ -10,6 +10,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
 #include "look.h"
+#include "measure.h"
 #include "moving.h"
 #include "promises.h"
 #include "sampler.h"
@@ -32,13 +33,14 @@ struct NsSampler {
     void (*act)(void *opaque, NumaSchedDecision *decision);
     void *opaque;               /* of act */
     uint32_t largest;           /* atomic */
+    bool measures;              /* there is, or was, a thread that does */
 
-    QemuThread thread;
+    QemuThread thread, measure;
     QEMUBH *bh;                 /* acts on decisions, and emits events */
 
     /* Under the lock */
     QemuMutex lock;
-    QemuCond cond;
+    QemuCond cond, measure_cond;
     bool stop;
     NsGuest *guest;             /* to look at */
     NumaSchedInfo *info;
@@ -51,6 +53,7 @@ struct NsSampler {
     bool applied;               /* the last decision was carried out */
     GPtrArray *notes;           /* char *, the oldest first */
     int64_t not_before;         /* ns: the next look */
+    NsMeasured *measured;       /* NULL: it was not, or not yet */
 
     /* The thread's own */
     NsHistory history;
@@ -67,6 +70,15 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(NsRequest, ns_request_free)
 
 /* Takes @note; each is said once.  Any thread */
 void ns_sampler_note(NsSampler *s, char *note);
+
+/* Begin to measure latencies, which is done once.  Before any other thread */
+void ns_sampler_measure(NsSampler *s);
+
+/* After the sampler's thread; what is under way is given up. */
+void ns_sampler_measure_end(NsSampler *s);
+
+/* See ns_measured_now() */
+uint32_t *ns_sampler_measured(NsSampler *s, const NsTopology *t);
 
 /* With each look at the guest.  The sampler's thread */
 void ns_sampler_look_at_moving(NsSampler *s, const NsLook *k);

@@ -84,10 +84,13 @@ static void plan(NsSampler *s, NsLook *k, NumaSchedInfo *info)
 /* What was read of the host's nodes is for the next look, too: keep_host() */
 static bool look_at_host(NsSampler *s, NsLook *k, Error **errp)
 {
+    g_autofree uint32_t *measured = NULL;
+
     k->t = ns_topology_refresh(g_steal_pointer(&s->topology), s->root, errp);
     if (k->t) {
+        measured = ns_sampler_measured(s, k->t);
         k->l = ns_latency_read(k->t, s->root, s->latency_name, s->latency,
-                               s->latency_len, errp);
+                               s->latency_len, measured, errp);
     }
     return k->l;
 }
@@ -280,6 +283,7 @@ static void sampler_clear(NsSampler *s)
         g_ptr_array_unref(s->notes);
     }
     ns_moving_free(s->moving);
+    ns_measured_free(s->measured);
     ns_topology_free(s->topology);
     ns_history_clear(&s->history);
     ns_steady_clear(&s->steady);
@@ -319,6 +323,9 @@ NsSampler *ns_sampler_new(const NsConfig *c, void *opaque, Error **errp)
     qemu_mutex_init(&s->lock);
     qemu_cond_init(&s->cond);
     s->bh = qemu_bh_new(emit, s);
+    if (c->measure && k.l->source > NS_MEASURED) {
+        ns_sampler_measure(s);
+    }
     qemu_thread_create(&s->thread, "numa-sched", sampler_thread, s,
                        QEMU_THREAD_JOINABLE);
     return s;
@@ -331,6 +338,7 @@ void ns_sampler_free(NsSampler *s)
         qemu_cond_signal(&s->cond);
     }
     qemu_thread_join(&s->thread);
+    ns_sampler_measure_end(s);
     qemu_bh_delete(s->bh);
     qemu_cond_destroy(&s->cond);
     qemu_mutex_destroy(&s->lock);

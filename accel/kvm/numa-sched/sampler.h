@@ -24,6 +24,7 @@ typedef struct NsConfig {
     uint64_t bandwidth;         /* bytes/s */
     NumaSchedEstimator estimator;
     const char *latency;        /* file, or NULL */
+    bool measure;               /* latencies, where there is nothing better */
     const char *root;           /* of the host's trees */
     const char *runtime_dir;    /* of the table of all QEMUs; NULL: the usual */
     /*
@@ -34,12 +35,12 @@ typedef struct NsConfig {
 } NsConfig;
 
 /*
- * Read the topology once, and the latency file, and start the thread.  NULL
+ * Read the topology once, and the latency file, and start its threads.  NULL
  * with @errp set: what was said of the host can not be used.  BQL.
  */
 NsSampler *ns_sampler_new(const NsConfig *config, void *opaque, Error **errp);
 
-/* Ends the thread; may wait for the look that is under way.  BQL */
+/* Ends its threads; may wait for the look that is under way.  BQL */
 void ns_sampler_free(NsSampler *s);
 
 /* CPUs of the host's largest node, for ns_guest_look().  Any thread */

@@ -253,19 +253,19 @@ static void test_tree(void)
     g_autoptr(GByteArray) h = table("HMAT", 2, 40);
     g_autoptr(NsLatency) before = NULL, after = NULL, wrong = NULL;
 
-    before = ns_latency_read(t, root, NULL, NULL, 0, &error_abort);
+    before = ns_latency_read(t, root, NULL, NULL, 0, NULL, &error_abort);
     g_assert_cmpint(before->source, ==, NS_SLIT);
     g_assert_cmpuint(t->notes->len, ==, 0);
 
     g_assert_cmpint(g_mkdir_with_parents(dir, 0700), ==, 0);
     put_matrix(h, 1, 0, 1000, plain, ns);
     g_assert_true(g_file_set_contents(file, (char *)h->data, h->len, NULL));
-    after = ns_latency_read(t, root, NULL, NULL, 0, &error_abort);
+    after = ns_latency_read(t, root, NULL, NULL, 0, NULL, &error_abort);
     g_assert_cmpint(after->source, ==, NS_HMAT);
     g_assert_cmpuint(after->value[2], ==, 350);
 
     g_assert_true(g_file_set_contents(file, "HMAT", 4, NULL));
-    wrong = ns_latency_read(t, root, NULL, NULL, 0, &error_abort);
+    wrong = ns_latency_read(t, root, NULL, NULL, 0, NULL, &error_abort);
     g_assert_cmpint(wrong->source, ==, NS_SLIT);
     g_assert_cmpuint(t->notes->len, ==, 1);
 
