@@ -244,6 +244,81 @@ class NumaSched(TestCase):
             (0, 0): (80, 'operator'), (0, 1): (140, 'operator'),
             (1, 0): (150, 'operator'), (1, 1): (81, 'operator')})
 
+    def absent_host(self):
+        """Half of our CPUs, and memory that is nowhere, are node 909."""
+        here, *other = sorted(os.sched_getaffinity(0))
+        self.assertTrue(other, 'this needs two CPUs')
+        return Host(self.work, [(0, other, 1024, [10, 30]),
+                                (909, [here], 1024, [30, 10])])
+
+    def sources(self, info):
+        return {l['source'] for l in info['plan']['latency']}
+
+    def not_measured(self, q, *said):
+        """One note, one warning, and the next source"""
+        info = self.look(q, lambda i: i['notes'])
+        note, = info['notes']
+        for text in ("'ns0'", "'measure-latency'", *said):
+            self.assertIn(text, note)
+        info = self.look(q, after=info['periods'] + 2)
+        self.assertEqual((info['notes'], self.sources(info)),
+                         ([note], {'slit'}))
+        self.assertEqual(q.output().count('are not measured'), 1)
+        self.assertEqual(q.qmp.cmd('query-status')['status'], 'running')
+
+    def test_measure_this_host(self):
+        q = self.machine(obj=',measure-latency=on')
+        without = self.machine(name='without')
+        info = self.look(q, after=3)
+        if len(info['plan']['nodes']) == 1:
+            # There is nothing to measure.
+            self.assertEqual(info['plan']['latency'],
+                             self.look(without)['plan']['latency'])
+            self.assertEqual(info['notes'], [])
+        else:
+            info = self.look(q, lambda i: i['notes'] or
+                             self.sources(i) <= {'measured', 'hmat'})
+        self.assertIs(q.qmp.cmd('qom-get', path='/objects/ns0',
+                                property='measure-latency'), True)
+        self.assertIs(without.qmp.cmd('qom-get', path='/objects/ns0',
+                                      property='measure-latency'), False)
+        self.assertNotIn('measured', self.sources(self.look(without)))
+
+    def test_measure_absent_node(self):
+        """Node 0 is measured before."""
+        host = self.absent_host()
+        q = self.machine(obj=f',topology-root={host.dir},measure-latency=on')
+        self.not_measured(q, 'node 909 is not online', 'qemu-numa-plan')
+
+    def test_measure_not_permitted(self):
+        host = self.absent_host()
+        q = self.machine('-sandbox', 'on,resourcecontrol=deny', obj=(
+            f',topology-root={host.dir},measure-latency=on'))
+        self.not_measured(q, 'it can not run on node 0', 'not permitted')
+
+    def test_measure_after_better_sources(self):
+        host = self.absent_host()
+        self.work.write('ns.txt',
+                        '0 0 80\n0 909 140\n909 0 150\n909 909 81\n')
+        q = self.machine(obj=f',topology-root={host.dir},latency=ns.txt,'
+                         'measure-latency=on')
+        info = self.look(q, after=3)
+        self.assertEqual((self.sources(info), info['notes']),
+                         ({'operator'}, []))
+
+    def test_measure_is_given_up(self):
+        """Whenever the object goes, or all of QEMU"""
+        host = self.absent_host()
+        q = self.machine(obj=None)
+        props = {'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
+                 'topology-root': host.dir, 'measure-latency': True}
+        for _ in range(20):
+            q.qmp.cmd('object-add', **props)
+            q.qmp.cmd('object-del', id='ns0')
+        self.assertNotIn('are not measured', q.output())
+        q.qmp.cmd('object-add', **props)
+        q.quit()
+
     def test_comes_and_goes(self):
         q = self.machine(obj=None)
         self.assertEqual(q.qmp.cmd('query-numa-sched'), [])
@@ -295,7 +370,7 @@ class NumaSched(TestCase):
         self.assertEqual(q.wait(30), 0)
         for name in ('mode', 'interval-ms', 'hysteresis', 'horizon',
                      'max-migrate-bandwidth', 'latency', 'topology-root',
-                     'estimator', 'runtime-dir'):
+                     'estimator', 'runtime-dir', 'measure-latency'):
             line = next(l for l in q.output().splitlines()
                         if l.strip().startswith(name + '='))
             self.assertIn(' - ', line)

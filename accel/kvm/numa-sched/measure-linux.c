@@ -95,8 +95,10 @@ static int linux_map(void *opaque, uint32_t node, uint64_t bytes, void **buf)
         munmap(at, bytes);
         return ret;
     }
-    /* Fewer misses of the TLB; nobody needs it in a dump, or in a child. */
-    madvise(at, bytes, MADV_HUGEPAGE);
+    /*
+     * Large pages are not asked for: making some would move memory of others.
+     * Nobody needs this in a dump, or in a child.
+     */
     madvise(at, bytes, MADV_DONTDUMP);
     madvise(at, bytes, MADV_DONTFORK);
     *buf = at;

@@ -157,7 +157,7 @@ static bool measure_node(Run *r, uint32_t j)
     }
     for (uint64_t at = 0; ok && at < r->bytes; at += NS_MEASURE_CHUNK) {
         /* Others take some of it, too. */
-        ok = at % NS_MEASURE_MIN || has_room(r, id, r->bytes - at);
+        ok = !at || at % NS_MEASURE_MIN || has_room(r, id, r->bytes - at);
         if (ok) {
             r->sys->fill(r->sys_opaque, buf, r->bytes, at,
                          at + NS_MEASURE_CHUNK);

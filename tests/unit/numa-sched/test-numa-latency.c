@@ -6,7 +6,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "accel/kvm/numa-sched/latency.h"
+#include "accel/kvm/numa-sched/latency-read.h"
 #include "accel/kvm/numa-sched/plan.h"
 
 #define N   3
@@ -104,12 +104,13 @@ static void test_order(void)
 {
     g_autoptr(NsTopology) t = host();
     static const uint32_t measured[N * N] = { 81, 150, 260, 150, 82, 300 };
+    uint32_t part[N * N] = { 81, 150, 260, 150, 82, 300 };
     static const uint32_t hmat[N * N] = { 70, 140, 250, 140, 70, 0 };
     static const uint32_t said[N * N] = { 75, 145, 255, 145, 75, 290 };
     NsGiven given[] = {
         { NS_MEASURED, measured }, { NS_HMAT, hmat }, { NS_OPERATOR, said },
     };
-    g_autoptr(NsLatency) all = NULL, incomplete = NULL;
+    g_autoptr(NsLatency) all = NULL, incomplete = NULL, next = NULL;
 
     set_access(t);
     all = ns_latency(t, given, 3);
@@ -117,6 +118,62 @@ static void test_order(void)
     g_assert_cmpuint(all->value[1 * N + 2], ==, 290);
     incomplete = ns_latency(t, given, 2);
     g_assert_cmpint(incomplete->source, ==, NS_MEASURED);
+    /* A node came since it was measured. */
+    part[1 * N + 2] = 0;
+    given[0].ns = part;
+    next = ns_latency(t, given, 2);
+    g_assert_cmpint(next->source, ==, NS_ACCESS);
+}
+
+/* Of any two sources the better one counts, however they are listed. */
+static void test_precedence(void)
+{
+    static const NsSource order[] = { NS_OPERATOR, NS_HMAT, NS_MEASURED };
+    uint32_t ns[ARRAY_SIZE(order)][N * N];
+
+    for (uint32_t a = 0; a < ARRAY_SIZE(order); a++) {
+        for (uint32_t k = 0; k < N * N; k++) {
+            ns[a][k] = 100 * (a + 1) + k;
+        }
+    }
+    for (uint32_t a = 0; a < ARRAY_SIZE(order); a++) {
+        g_autoptr(NsTopology) t = host();
+        NsGiven alone = { order[a], ns[a] };
+        g_autoptr(NsLatency) l = NULL;
+
+        /* Before what the kernel says of itself */
+        set_access(t);
+        l = ns_latency(t, &alone, 1);
+        g_assert_cmpint(l->source, ==, order[a]);
+        for (uint32_t b = a + 1; b < ARRAY_SIZE(order); b++) {
+            NsGiven given[] = { { order[b], ns[b] }, { order[a], ns[a] } };
+            NsGiven turned[] = { given[1], given[0] };
+            g_autoptr(NsLatency) x = ns_latency(t, given, 2);
+            g_autoptr(NsLatency) y = ns_latency(t, turned, 2);
+
+            g_assert_cmpint(x->source, ==, order[a]);
+            g_assert_cmpmem(x->value, sizeof(ns[a]), ns[a], sizeof(ns[a]));
+            g_assert_cmpmem(y->value, sizeof(ns[a]), ns[a], sizeof(ns[a]));
+        }
+    }
+}
+
+/* With what was measured, but no better source */
+static void test_measured(void)
+{
+    g_autoptr(NsTopology) t = host();
+    static const uint32_t ns[N * N] = { 81, 150, 260, 150, 82, 300 };
+    const char *said = "0 0 75\n0 4 145\n0 8 255\n4 0 145\n4 4 75\n4 8 290\n";
+    g_autofree char *root = g_dir_make_tmp("numa-latency-XXXXXX", NULL);
+    g_autoptr(NsLatency) l = NULL, file = NULL;
+
+    l = ns_latency_read(t, root, NULL, NULL, 0, ns, &error_abort);
+    g_assert_cmpint(l->source, ==, NS_MEASURED);
+    g_assert_cmpuint(l->value[1 * N + 2], ==, 300);
+    file = ns_latency_read(t, root, "file", said, strlen(said), ns,
+                           &error_abort);
+    g_assert_cmpint(file->source, ==, NS_OPERATOR);
+    rmdir(root);
 }
 
 static uint32_t *parse(const NsTopology *t, const char *text, Error **errp)
@@ -176,6 +233,8 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/latency/rows-without-cpus",
                     test_rows_without_cpus);
     g_test_add_func("/numa-sched/latency/order", test_order);
+    g_test_add_func("/numa-sched/latency/precedence", test_precedence);
+    g_test_add_func("/numa-sched/latency/measured", test_measured);
     g_test_add_func("/numa-sched/latency/file", test_file);
     g_test_add_func("/numa-sched/latency/bad-files", test_bad_files);
     return g_test_run();
