@@ -7,6 +7,7 @@ calculated by hand from docs/devel/numa-sched.rst.
 """
 
 import json
+import os
 import subprocess
 
 from pmemha import TestCase, main
@@ -105,6 +106,23 @@ class NumaPlan(TestCase):
         lost, = (p for p in plan['places'] if 'choice' not in p)
         self.assertIn('room', lost['reason'])
         self.assertNotIn('before', plan)
+
+    def test_measure(self):
+        """What was measured is what --latency takes."""
+        self.assertIn('no other option', self.refused('--measure', status=2))
+        done = subprocess.run([program('NUMA_PLAN'), '--measure'],
+                              capture_output=True, text=True, check=False,
+                              timeout=scaled(120))
+        if done.returncode == 0:
+            self.work.write('ns', done.stdout.encode())
+            subprocess.run([program('NUMA_PLAN'), '--latency',
+                            self.work.path('ns')], check=True,
+                           capture_output=True, timeout=scaled(60))
+        else:
+            self.assertEqual((done.returncode, done.stdout), (1, ''))
+            self.assertIn('--measure: ', done.stderr)
+        if not os.path.exists('/sys/devices/system/node/node1'):
+            self.assertIn('one node', done.stderr)
 
     def test_latency_file(self):
         """It is believed more than the firmware."""

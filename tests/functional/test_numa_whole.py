@@ -9,6 +9,7 @@ import re
 import subprocess
 
 from pmemha import TestCase, main, skip_unless
+from pmemha.disks import until
 from pmemha.linux import LinuxGuest, guest_dir
 from pmemha.numaguest import cpio_file
 from pmemha.paths import program, scaled
@@ -30,17 +31,23 @@ def libraries(path):
 
 
 def archive(work):
-    """With QEMU and what it needs below /q, and firmware that spins"""
-    qemu = program('QEMU')
-    # Its debug information is most of it.
-    subprocess.run(['strip', '-o', work.path('qemu'), qemu], check=True)
-    with open(work.path('qemu'), 'rb') as f:
-        parts = [cpio_file('q', None), cpio_file('q/qemu', f.read()),
-                 cpio_file('q/spin.bin', spinning())]
-    for path in libraries(qemu):
+    """With our programs and what they need below /q, and firmware that spins"""
+    parts = [cpio_file('q', None), cpio_file('q/spin.bin', spinning())]
+    needed = set()
+    for name, path in ('qemu', program('QEMU')), ('plan', program('NUMA_PLAN')):
+        # Debug information is most of it.
+        subprocess.run(['strip', '-o', work.path(name), path], check=True)
+        with open(work.path(name), 'rb') as f:
+            parts.append(cpio_file(f'q/{name}', f.read()))
+        needed.update(libraries(path))
+    for path in sorted(needed):
         with open(path, 'rb') as f:
             parts.append(cpio_file('q/' + path.rsplit('/', 1)[1], f.read()))
     return b''.join(parts)
+
+
+RUN = 'env LD_LIBRARY_PATH=/q /q/ld-linux-x86-64.so.2 /q/'
+SOURCE = re.compile(r'"source": "([a-z]+)"')
 
 
 class Whole(TestCase):
@@ -63,29 +70,70 @@ class Whole(TestCase):
         return self.adopt(g).boot()
 
     def wait_for_pages(self, g, pid, node):
-        """Until more than 10,000 pages of one mapping are there"""
-        g.sh(f'while ! grep -q "N{node}=[0-9]\\{{5\\}}" /proc/{pid}/numa_maps; '
-             'do [ -e /proc/%s ] || exit 1; sleep 0.2; done' % pid,
-             timeout=scaled(90))
+        """Until all pages of the inner guest are there"""
+        until(lambda: self.pages(g, pid).get(node, 0) >= PAGES,
+              f'memory of the inner guest on node {node}', 90)
 
     def pages(self, g, pid):
         """{node: pages} of the inner guest's memory"""
         found = {}
-        for line in g.sh(f'cat /proc/{pid}/numa_maps'):
+        for line in g.sh(f'grep anon= /proc/{pid}/numa_maps'):
             words = dict(re.findall(r'(\S+?)=(\d+)', line))
             if int(words.get('anon', 0)) >= PAGES // 2:
                 for n in range(2):
                     found[n] = found.get(n, 0) + int(words.get(f'N{n}', 0))
         return found
 
+    def measured_alone(self, g):
+        """qemu-numa-plan measures, or says why not; then --latency takes it."""
+        status, *lines = g.sh(f'{RUN}plan --measure > /tmp/ns 2> /tmp/why; '
+                              'echo $?; cat /tmp/ns /tmp/why')
+        for line in lines:
+            self.diag(line)
+        if status == '0':
+            pairs = [line.split()[:2] for line in lines if line[0] != '#']
+            self.assertEqual(sorted(pairs), [['0', '0'], ['0', '1'],
+                                             ['1', '0'], ['1', '1']])
+            shown = g.sh(f'{RUN}plan --latency /tmp/ns --output json')
+            self.assertEqual(set(SOURCE.findall('\n'.join(shown))),
+                             {'operator'})
+        else:
+            self.assertEqual(status, '1')
+            self.assertRegex(lines[0], '--measure: (all memory|memory of|from '
+                             'node|node|it takes)')
+
+    def measured_by_object(self, g):
+        """Beside a guest that spins: the source, or the reason, is shown."""
+        g.sh('mkfifo /tmp/qmp; (sleep 1000 > /tmp/qmp &)')
+        g.sh(f'({RUN}qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
+             '-display none -bios /q/spin.bin -pidfile /tmp/pid1 '
+             '-object numa-sched,id=ns0,interval-ms=500,measure-latency=on '
+             '-qmp stdio < /tmp/qmp > /tmp/answers 2>/tmp/warnings &)')
+        g.sh("echo '{\"execute\": \"qmp_capabilities\"}' > /tmp/qmp")
+        g.sh('while ! grep -q -e \'"source": "measured"\' -e "are not measured"'
+             ' /tmp/answers; do '
+             "echo '{\"execute\": \"query-numa-sched\"}' > /tmp/qmp; "
+             'sleep 0.5; done', timeout=scaled(90))
+        last = [t for t in g.sh('cat /tmp/answers; echo') if '"plan"' in t][-1]
+        sources = set(SOURCE.findall(last))
+        notes = [t for t in g.sh('cat /tmp/warnings; echo')
+                 if 'are not measured' in t]
+        self.diag(f'the object: {sources} {notes}')
+        self.assertEqual(sources, {'slit'} if notes else {'measured'})
+        self.assertLessEqual(len(notes), 1)
+        g.sh("echo '{\"execute\": \"quit\"}' > /tmp/qmp; pid=$(cat /tmp/pid1); "
+             'while [ -e /proc/$pid ]; do sleep 0.2; done')
+
     @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
     def test_memory_follows(self):
         g = self.host()
+        self.measured_alone(g)
+        self.measured_by_object(g)
         g.sh('echo 0 > /proc/sys/kernel/numa_balancing; mkfifo /tmp/hmp')
         # Memory comes from node 1, then all threads are bound to one CPU of
         # node 0: only memory may move.
-        g.sh('(taskset -c 2 env LD_LIBRARY_PATH=/q /q/ld-linux-x86-64.so.2 '
-             '/q/qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
+        g.sh('(taskset -c 2 ' + RUN +
+             'qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
              '-display none -bios /q/spin.bin '
              '-object memory-backend-ram,id=m0,size=64M,prealloc=on '
              '-machine memory-backend=m0 -pidfile /tmp/pid '
@@ -97,7 +145,6 @@ class Whole(TestCase):
         pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; cat /tmp/pid',
                     timeout=scaled(60))
         self.wait_for_pages(g, pid, 1)
-        self.assertGreaterEqual(self.pages(g, pid)[1], PAGES)
         g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
         self.wait_for_pages(g, pid, 0)
         g.sh('while ! grep -q "memory: guest to node 0: completed" /tmp/out; '
