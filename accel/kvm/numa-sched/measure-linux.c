@@ -8,6 +8,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/atomic.h"
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
@@ -163,7 +164,7 @@ static uint64_t linux_used(void *opaque)
 static void *follow(void *at, uint32_t accesses)
 {
     for (uint32_t i = 0; i < accesses; i++) {
-        at = *(void *volatile *)at;
+        at = qatomic_read((void **)at);
     }
     return at;
 }
