@@ -23,6 +23,20 @@ def spinning():
     return bytes(image)
 
 
+def writing():
+    """Firmware that writes to 128 of the guest's pages, again and again"""
+    image = bytearray(64 * 1024)
+    code = bytes.fromhex('b80010'       # mov $0x1000, %ax
+                         '8ec0'         # 1: mov %ax, %es
+                         '26a20000'     # mov %al, %es:0
+                         '050001'       # add $0x100, %ax
+                         '3d0090'       # cmp $0x9000, %ax
+                         '75f2ebed')    # jne 1b; jmp to the first
+    image[0xff00:0xff00 + len(code)] = code
+    image[0xfff0:0xfff3] = b'\xe9\x0d\xff'
+    return bytes(image)
+
+
 def ranges(cpus):
     """As the kernel writes them: 1-3,7"""
     parts = []
@@ -36,8 +50,9 @@ def ranges(cpus):
 
 class NumaSched(TestCase):
 
-    def machine(self, *args, name='qemu', obj='', start=True, smp=1, **kw):
-        self.work.write('spin.bin', spinning())
+    def machine(self, *args, name='qemu', obj='', start=True, smp=1,
+                firmware=spinning, **kw):
+        self.work.write('spin.bin', firmware())
         q = self.qemu(name, machine='pc', smp=smp, memory='64M', **kw)
         q.add('-bios', 'spin.bin')
         if obj is not None:
@@ -60,11 +75,12 @@ class NumaSched(TestCase):
         return Host(self.work, [(0, other, 1024, [10, 30]),
                                 (1, [here], 1024, [30, 10])]), here, other
 
-    def on_one_cpu(self, cpu, host, name='qemu', **props):
+    def on_one_cpu(self, cpu, host, name='qemu', firmware=spinning, **props):
         """A guest with memory, whose vCPU is bound; then the object"""
         q = self.machine(
             '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
-            '-machine', 'memory-backend=m0', obj=None, name=name)
+            '-machine', 'memory-backend=m0', obj=None, name=name,
+            firmware=firmware)
         q.tid = q.qmp.cmd('query-cpus-fast')[0]['thread-id']
         os.sched_setaffinity(q.tid, {cpu})
         q.qmp.cmd('object-add', **{
@@ -348,6 +364,57 @@ class NumaSched(TestCase):
         for said in ('ns0', 'observe', 'guest', '64 MiB', 'to node 0',
                      f'CPUs {ranges(other)}'):
             self.assertIn(said, text)
+
+    def measured(self, q):
+        """(group, bytes of its working set), once that was measured"""
+        def done(info):
+            for note in info['notes']:
+                self.assertNotIn('is not measured', note)
+            return info['groups'][0]['measured']
+        group, = self.look(q, done)['groups']
+        return group, sum(w['bytes'] for w in group['working-set'])
+
+    def test_working_set(self):
+        """All of the memory is far; a hundredth of it is used."""
+        host, here, _ = self.split_host()
+        q = self.on_one_cpu(here, host, firmware=writing,
+                            **{'working-set': True})
+        group, used = self.measured(q)
+        self.assertEqual(group['resident'], 64 * MIB)
+        # Estimators that see no reads let the rest count a quarter.
+        self.assertGreater(used, 16 * MIB)
+        self.assertLess(used, 18 * MIB)
+        self.assertEqual([w['node'] for w in group['working-set']], [0])
+        # Off, all counts.
+        q.qmp.cmd('object-del', id='ns0')
+        q.qmp.cmd('object-add', **{
+            'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
+            'topology-root': host.dir})
+        group, = self.look(q, after=3)['groups']
+        self.assertFalse(group['measured'])
+        self.assertEqual(sum(w['bytes'] for w in group['working-set']),
+                         group['resident'])
+
+    def test_working_set_and_snapshot(self):
+        """Both watch writes: the snapshot goes first."""
+        host, here, _ = self.split_host()
+        q = self.on_one_cpu(here, host, firmware=writing,
+                            **{'working-set': True})
+
+        def permitted():
+            try:
+                q.qmp.cmd('migrate-set-capabilities', capabilities=[
+                    {'capability': 'background-snapshot', 'state': True}])
+            except QmpError:
+                return False
+            return True
+        # Not while it is measured, which is over soon
+        q.qmp.poll('query-numa-sched', lambda _: permitted(), scaled(30))
+        q.qmp.cmd('migrate', uri='file:snapshot')
+        info = q.qmp.poll('query-migrate', lambda m: m.get('status') in (
+            'completed', 'failed'), scaled(30))
+        self.assertEqual(info['status'], 'completed', info)
+        self.measured(q)
 
     def test_refused(self):
         self.refused(',interval-ms=99', "'interval-ms'", '99', '100')

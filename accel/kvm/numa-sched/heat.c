@@ -138,6 +138,27 @@ const char *ns_heat_name(const NsHeat *h)
     return h->opaque ? (*h->now)->name : "none";
 }
 
+bool ns_heat_sees_reads(const NsHeat *h)
+{
+    return h->opaque && (*h->now)->sees_reads;
+}
+
+static uint32_t aged(uint32_t count)
+{
+    return count - DIV_ROUND_UP(count, 4);
+}
+
+uint32_t ns_heat_full(uint32_t looks)
+{
+    uint32_t count = 0;
+
+    /* It changes no more long before. */
+    for (uint32_t i = 0; i < MIN(looks, 100); i++) {
+        count = aged(count) + USE;
+    }
+    return count;
+}
+
 void ns_heat_look(NsHeat *h, GPtrArray *notes)
 {
     int64_t began = get_clock();
@@ -150,7 +171,7 @@ void ns_heat_look(NsHeat *h, GPtrArray *notes)
         uint64_t n = counters(h, &h->table[i].range);
 
         for (uint64_t k = 0; k < n; k++) {
-            h->table[i].count[k] -= DIV_ROUND_UP(h->table[i].count[k], 4);
+            h->table[i].count[k] = aged(h->table[i].count[k]);
         }
     }
     if (!(*h->now)->look(h->opaque, h, &err)) {

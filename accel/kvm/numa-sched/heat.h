@@ -32,6 +32,7 @@ typedef struct NsHeatOps {
      */
     bool (*look)(void *opaque, NsHeat *heat, Error **errp);
     void (*close)(void *opaque);
+    bool sees_reads;            /* as well as writes */
 } NsHeatOps;
 
 /* Writes, by PAGEMAP_SCAN (since Linux 6.7) and userfaultfd */
@@ -52,6 +53,7 @@ void ns_heat_free(NsHeat *heat);
 
 /* The estimator in use */
 const char *ns_heat_name(const NsHeat *heat);
+bool ns_heat_sees_reads(const NsHeat *heat);
 
 /*
  * Age what is known, then look.  An estimator that fails is replaced by the
@@ -65,6 +67,9 @@ void ns_heat_add(NsHeat *heat, uint64_t addr, uint64_t bytes, uint32_t n);
 /* Uses of @pages pages from @addr, smoothed; 0 for what is in no range */
 void ns_heat_scores(const NsHeat *heat, uint64_t addr, uint32_t pages,
                     uint32_t *score);
+
+/* The score of a page that was found used once in each of @looks looks */
+uint32_t ns_heat_full(uint32_t looks);
 
 /* CPU time that looks took, ns, and their number */
 void ns_heat_cost(const NsHeat *heat, uint64_t *ns, uint64_t *looks);

@@ -10,6 +10,7 @@
 #include "residency.h"
 
 #define INTENSITY           500         /* nothing measures it yet */
+#define STALE           (10 * 60 * NANOSECONDS_PER_SECOND)
 #define SAMPLES             2048        /* pages, of all groups */
 
 static void look_at_thread(NsLook *k, const NsVcpu *v, bool *cpu)
@@ -169,6 +170,23 @@ static void smooth_bytes(NsMember *m, uint64_t *bytes, uint32_t n)
     }
 }
 
+/* What is used of it, if that was measured lately */
+static void look_at_use(NsLook *k, uint32_t g, uint64_t *bytes)
+{
+    NsMember *m = k->member[g];
+
+    for (uint32_t j = 0; j < k->t->n; j++) {
+        k->resident[g] += bytes[j];
+    }
+    if (m->share && k->now - m->share_at >= STALE) {
+        g_clear_pointer(&m->share, g_free);
+    }
+    k->measured[g] = m->share;
+    for (uint32_t j = 0; m->share && j < k->t->n; j++) {
+        bytes[j] = bytes[j] * m->share[j] / 1000;
+    }
+}
+
 static NsMember *member_get(NsHistory *s, const char *name)
 {
     NsMember *m = g_hash_table_lookup(s->member, name);
@@ -189,6 +207,7 @@ static void member_free(gpointer p)
 
     ns_stay_clear(&m->stay);
     g_free(m->bytes);
+    g_free(m->share);
     g_free(m);
 }
 
@@ -263,6 +282,8 @@ static void look_at_groups(NsLook *k)
     k->group = g_new0(NsGroup, n);
     k->phase = g_new0(NsPhase, n);
     k->fixed = g_new0(bool, n);
+    k->resident = g_new0(uint64_t, n);
+    k->measured = g_new0(bool, n);
     for (uint32_t g = 0; g < n; g++) {
         NsMember *m = k->member[g] = member_get(s, k->guest->name[g]);
         bool there;
@@ -281,6 +302,7 @@ static void look_at_groups(NsLook *k)
             .bytes = k->bytes + (size_t)g * nodes,
         };
         smooth_bytes(m, k->bytes + (size_t)g * nodes, nodes);
+        look_at_use(k, g, k->bytes + (size_t)g * nodes);
         restrict_group(k, g, there);
     }
     g_hash_table_foreach_remove(s->member, is_no_member, s);
@@ -313,6 +335,7 @@ static void compare_nodes(NsLook *k)
 
         ns_stay_clear(&m->stay);
         g_clear_pointer(&m->bytes, g_free);
+        g_clear_pointer(&m->share, g_free);
     }
     g_hash_table_remove_all(h->task);
 }
@@ -341,6 +364,8 @@ void ns_look_clear(NsLook *k)
     g_free(k->member);
     g_free(k->bytes);
     g_free(k->absent);
+    g_free(k->resident);
+    g_free(k->measured);
     g_free(k->fixed);
     g_free(k->allowed);
 }

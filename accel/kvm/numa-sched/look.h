@@ -24,6 +24,9 @@ typedef struct NsMember {
     NsRest rest;
     uint32_t cpu;               /* smoothed, 1/1000 */
     int home;                   /* id of the node; -1: not known */
+    uint32_t *share;            /* of bytes, used; 1/1000; NULL: not known */
+    int64_t share_at;           /* ns */
+    int64_t watched_at;         /* ns: when that was last tried; 0: never */
     uint64_t seen;              /* the look in which it was there last */
 } NsMember;
 
@@ -75,6 +78,8 @@ typedef struct NsLook {
     NsPhase *phase;
     NsMember **member;          /* by group */
     uint64_t *bytes, *absent;   /* n * nodes; n */
+    uint64_t *resident;         /* n: of which bytes are the working set */
+    bool *measured;             /* n: they are; otherwise all of it */
     bool *fixed, *allowed;      /* n; n * nodes */
 } NsLook;
 

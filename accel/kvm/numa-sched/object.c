@@ -39,6 +39,7 @@ struct NumaSched {
     uint32_t horizon;           /* s */
     uint64_t bandwidth;
     NumaSchedEstimator estimator;
+    bool working_sets;
     char *latency;
     bool measure;
     char *root;
@@ -145,8 +146,8 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
         .id = object_get_canonical_path_component(OBJECT(uc)),
         .mode = ns->mode, .hysteresis = ns->hysteresis,
         .horizon = ns->horizon, .bandwidth = ns->bandwidth,
-        .estimator = ns->estimator, .latency = ns->latency,
-        .measure = ns->measure, .root = ns->root,
+        .estimator = ns->estimator, .working_sets = ns->working_sets,
+        .latency = ns->latency, .measure = ns->measure, .root = ns->root,
         .runtime_dir = ns->runtime_dir, .decided = decided,
     };
 
@@ -238,6 +239,18 @@ static void set_estimator(Object *obj, int value, Error **errp)
 {
     if (may_set(obj, "estimator", errp)) {
         NUMA_SCHED(obj)->estimator = value;
+    }
+}
+
+static bool get_working_set(Object *obj, Error **errp)
+{
+    return NUMA_SCHED(obj)->working_sets;
+}
+
+static void set_working_set(Object *obj, bool value, Error **errp)
+{
+    if (may_set(obj, "working-set", errp)) {
+        NUMA_SCHED(obj)->working_sets = value;
     }
 }
 
@@ -363,7 +376,12 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
                                    &NumaSchedEstimator_lookup, get_estimator,
                                    set_estimator);
     object_class_property_set_description(oc, "estimator",
-        "How the use of memory is known while it moves (default: auto)");
+        "How the use of memory is known (default: auto)");
+    object_class_property_add_bool(oc, "working-set", get_working_set,
+                                   set_working_set);
+    object_class_property_set_description(oc, "working-set",
+        "on: measure which part of memory that is far is used, by the "
+        "estimator; off: all of it counts (default: off)");
     for (unsigned i = 0; i < ARRAY_SIZE(number); i++) {
         object_class_property_add(oc, number[i].name,
                                   number[i].is_size ? "size" : "uint32",

@@ -45,6 +45,8 @@ NumaSchedGroup *ns_report_group(const NsLook *k, uint32_t g)
     out->home = home >= 0 ? k->t->node[home].id : 0;
     out->fixed = k->fixed[g];
     out->absent = k->absent[g];
+    out->resident = k->resident[g];
+    out->measured = k->measured[g];
     for (guint i = 0; i < k->thread->len; i++) {
         const NsThread *th = &g_array_index(k->thread, NsThread, i);
 

@@ -57,6 +57,19 @@ int ns_residency(const NsRange *r, uint32_t samples, uint64_t phase,
     return 0;
 }
 
+int ns_page_nodes(uint64_t addr, uint32_t pages, int *node)
+{
+    g_autofree void **at = g_new(void *, pages);
+
+    for (uint32_t i = 0; i < pages; i++) {
+        at[i] = (void *)(uintptr_t)(addr +
+                                    i * (uint64_t)qemu_real_host_page_size());
+        node[i] = -ENOENT;
+    }
+    return syscall(SYS_move_pages, 0, (unsigned long)pages, at, NULL, node,
+                   0) < 0 ? -errno : 0;
+}
+
 void ns_bytes_by_index(const NsTopology *t, const uint64_t *found,
                        uint64_t *bytes, uint64_t *absent)
 {

@@ -31,6 +31,13 @@ int ns_residency(const NsRange *range, uint32_t samples, uint64_t phase,
                  uint64_t *bytes, uint64_t *absent);
 
 /*
+ * The id of the node that each of @pages pages from @addr is on, or a negative
+ * errno, to @node; at most NS_MAX_SAMPLES.  Returns 0, or -errno: the kernel
+ * does not tell.
+ */
+int ns_page_nodes(uint64_t addr, uint32_t pages, int *node);
+
+/*
  * What ns_residency() found, by id, added to @bytes, by index of @t: memory of
  * a node that was made one with another is that one's.  That on nodes that are
  * not there for us is added to @absent.

@@ -15,6 +15,7 @@
 #include "promises.h"
 #include "sampler.h"
 #include "steady.h"
+#include "working.h"
 
 /* Memory that is to move */
 typedef struct NsRequest {
@@ -30,6 +31,7 @@ struct NsSampler {
     uint32_t hysteresis, horizon;
     uint64_t bandwidth;
     NumaSchedEstimator estimator;
+    bool working_sets;          /* are measured */
     void (*act)(void *opaque, NumaSchedDecision *decision);
     void *opaque;               /* of act */
     uint32_t largest;           /* atomic */
@@ -49,6 +51,8 @@ struct NsSampler {
     GQueue progress;            /* NumaMigrateProgress, likewise */
     GQueue requests;            /* NsRequest */
     bool cancel, paused;
+    bool watches;               /* an estimator is armed for a working set */
+    QemuCond unwatched;         /* it is no more */
     bool kick;                  /* one of these was set: do not wait */
     bool applied;               /* the last decision was carried out */
     GPtrArray *notes;           /* char *, the oldest first */
@@ -63,6 +67,11 @@ struct NsSampler {
     NsPromises promises;
     NsMoving *moving;           /* over or not; NULL: nothing ever moved */
     int64_t due;                /* ns: when that has something to do */
+    NsWorking *working;         /* being measured; NULL: none is */
+    char *working_group;
+    int64_t working_due;        /* ns, likewise */
+    int64_t working_window;     /* ns */
+    uint64_t microseconds;      /* CPU time that it took since the last look */
 };
 
 void ns_request_free(NsRequest *r);
@@ -88,5 +97,20 @@ void ns_sampler_look_at_moving(NsSampler *s, const NsLook *k);
  * sampler's thread
  */
 void ns_sampler_step_moving(NsSampler *s);
+
+/*
+ * With each look at the guest: is it time to measure a working set?  The
+ * sampler's thread, as the next two.
+ */
+void ns_sampler_look_at_working(NsSampler *s, const NsLook *k);
+
+/* When it is due, or to be paused */
+void ns_sampler_step_working(NsSampler *s);
+
+/* What is not finished is lost.  Nothing may be watched twice. */
+void ns_sampler_stop_working(NsSampler *s);
+
+/* CPU time of the calling thread */
+uint64_t ns_thread_us(void);
 
 #endif

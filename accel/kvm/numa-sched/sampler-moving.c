@@ -96,6 +96,7 @@ static void take_request(NsSampler *s, const NsLook *k)
     if (!r) {
         return;
     }
+    ns_sampler_stop_working(s);
     m = begin(s, k, r, &err);
     if (m) {
         ns_moving_free(s->moving);
@@ -204,4 +205,7 @@ void ns_sampler_pause(NsSampler *s, bool paused)
     s->paused = paused;
     s->kick = true;
     qemu_cond_signal(&s->cond);
+    while (paused && s->watches) {
+        qemu_cond_wait(&s->unwatched, &s->lock);
+    }
 }

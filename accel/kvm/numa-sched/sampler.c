@@ -110,7 +110,7 @@ static uint32_t largest_node(const NsTopology *t)
     return most;
 }
 
-static uint64_t thread_us(void)
+uint64_t ns_thread_us(void)
 {
     struct timespec ts;
 
@@ -132,7 +132,7 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
 {
     NumaSchedInfo *info = g_new0(NumaSchedInfo, 1);
     g_auto(NsLook) k = { .history = &s->history, .guest = guest };
-    uint64_t began = thread_us();
+    uint64_t began = ns_thread_us();
     Error *err = NULL;
 
     info->id = g_strdup(s->id);
@@ -141,6 +141,7 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
         qatomic_set(&s->largest, largest_node(k.t));
         ns_look(&k, s->root);
         ns_sampler_look_at_moving(s, &k);
+        ns_sampler_look_at_working(s, &k);
         plan(s, &k, info);
     } else {
         info->error = g_strdup(error_get_pretty(err));
@@ -149,7 +150,8 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
     keep_host(s, &k);
     info->periods = ++s->periods;
     info->decisions = s->steady.decisions;
-    info->microseconds = thread_us() - began;
+    info->microseconds = ns_thread_us() - began + s->microseconds;
+    s->microseconds = 0;
     return info;
 }
 
@@ -210,15 +212,15 @@ static void publish(NsSampler *s, NumaSchedInfo *info, bool is_new)
 /* Under the lock: until there is something to do */
 static void wait_for_work(NsSampler *s)
 {
-    int64_t now = get_clock();
+    int64_t now = get_clock(), due = MIN(s->due, s->working_due);
 
     if (s->kick) {
         s->kick = false;
-    } else if (s->due == INT64_MAX) {
+    } else if (due == INT64_MAX) {
         qemu_cond_wait(&s->cond, &s->lock);
-    } else if (s->due > now) {
+    } else if (due > now) {
         qemu_cond_timedwait(&s->cond, &s->lock,
-                            MIN(s->due - now, NANOSECONDS_PER_SECOND) /
+                            MIN(due - now, NANOSECONDS_PER_SECOND) /
                             SCALE_MS + 1);
     }
 }
@@ -242,6 +244,7 @@ static void *sampler_thread(void *opaque)
             wait_for_work(s);
             qemu_mutex_unlock(&s->lock);
             ns_sampler_step_moving(s);
+            ns_sampler_step_working(s);
             qemu_mutex_lock(&s->lock);
         } else {
             NumaSchedInfo *info;
@@ -249,6 +252,7 @@ static void *sampler_thread(void *opaque)
             qemu_mutex_unlock(&s->lock);
             info = look(s, guest);
             ns_sampler_step_moving(s);
+            ns_sampler_step_working(s);
             qemu_mutex_lock(&s->lock);
             s->guest = NULL;
             publish(s, info, info->decisions != decisions);
@@ -256,6 +260,7 @@ static void *sampler_thread(void *opaque)
         }
     }
     qemu_mutex_unlock(&s->lock);
+    ns_sampler_stop_working(s);
     ns_promises_close(&s->promises);
     return NULL;
 }
@@ -300,6 +305,9 @@ NsSampler *ns_sampler_new(const NsConfig *c, void *opaque, Error **errp)
     s->runtime_dir = g_strdup(c->runtime_dir);
     s->mode = c->mode;
     s->estimator = c->estimator;
+    s->working_sets = c->working_sets;
+    s->working_due = INT64_MAX;
+    s->working_window = NS_WORKING_WINDOW;
     s->act = c->decided;
     s->opaque = opaque;
     s->due = INT64_MAX;
@@ -322,6 +330,7 @@ NsSampler *ns_sampler_new(const NsConfig *c, void *opaque, Error **errp)
     ns_history_init(&s->history);
     qemu_mutex_init(&s->lock);
     qemu_cond_init(&s->cond);
+    qemu_cond_init(&s->unwatched);
     s->bh = qemu_bh_new(emit, s);
     if (c->measure && k.l->source > NS_MEASURED) {
         ns_sampler_measure(s);
@@ -341,6 +350,7 @@ void ns_sampler_free(NsSampler *s)
     ns_sampler_measure_end(s);
     qemu_bh_delete(s->bh);
     qemu_cond_destroy(&s->cond);
+    qemu_cond_destroy(&s->unwatched);
     qemu_mutex_destroy(&s->lock);
     sampler_clear(s);
 }

@@ -23,6 +23,7 @@ typedef struct NsConfig {
     uint32_t horizon;           /* s */
     uint64_t bandwidth;         /* bytes/s */
     NumaSchedEstimator estimator;
+    bool working_sets;          /* are measured */
     const char *latency;        /* file, or NULL */
     bool measure;               /* latencies, where there is nothing better */
     const char *root;           /* of the host's trees */
@@ -67,7 +68,10 @@ void ns_sampler_cancel(NsSampler *s);
 /* Is there memory that moves, or waits to?  Any thread */
 bool ns_sampler_is_moving(NsSampler *s);
 
-/* Nothing moves while @paused.  Any thread */
+/*
+ * Nothing moves, and no working set is measured, while @paused: waits for the
+ * step that is under way.  Any thread but the sampler's
+ */
 void ns_sampler_pause(NsSampler *s, bool paused);
 
 /*
