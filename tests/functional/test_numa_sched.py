@@ -385,6 +385,9 @@ class NumaSched(TestCase):
         self.assertGreater(used, 16 * MIB)
         self.assertLess(used, 18 * MIB)
         self.assertEqual([w['node'] for w in group['working-set']], [0])
+        self.assertIn('% at home; what is used of 64 MiB',
+                      q.qmp.cmd('human-monitor-command',
+                                **{'command-line': 'info numa-sched'}))
         # Off, all counts.
         q.qmp.cmd('object-del', id='ns0')
         q.qmp.cmd('object-add', **{
@@ -395,26 +398,32 @@ class NumaSched(TestCase):
         self.assertEqual(sum(w['bytes'] for w in group['working-set']),
                          group['resident'])
 
-    def test_working_set_and_snapshot(self):
-        """Both watch writes: the snapshot goes first."""
-        host, here, _ = self.split_host()
-        q = self.on_one_cpu(here, host, firmware=writing,
+    def test_what_is_near_is_not_watched(self):
+        host, _, other = self.split_host()
+        q = self.on_one_cpu(other[0], host, firmware=writing,
                             **{'working-set': True})
+        # Three times as long as a measurement takes
+        info = self.look(q, lambda i: i['groups'][0]['local'] == 1000, after=9)
+        self.assertFalse(info['groups'][0]['measured'])
+        self.assertEqual(info['notes'], [])
 
-        def permitted():
-            try:
-                q.qmp.cmd('migrate-set-capabilities', capabilities=[
-                    {'capability': 'background-snapshot', 'state': True}])
-            except QmpError:
-                return False
-            return True
-        # Not while it is measured, which is over soon
-        q.qmp.poll('query-numa-sched', lambda _: permitted(), scaled(30))
+    def test_working_set_and_snapshot(self):
+        """Both watch writes: a snapshot that begins goes first."""
+        host, here, _ = self.split_host()
+        q = self.on_one_cpu(here, host, firmware=writing)
+        q.qmp.cmd('object-del', id='ns0')
+        # QEMU tries whether it can watch, which it can not while we do.
+        q.qmp.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': 'background-snapshot', 'state': True}])
+        q.qmp.cmd('object-add', **{
+            'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
+            'topology-root': host.dir, 'working-set': True})
+        # It is measured since the first look.
+        self.look(q)
         q.qmp.cmd('migrate', uri='file:snapshot')
         info = q.qmp.poll('query-migrate', lambda m: m.get('status') in (
             'completed', 'failed'), scaled(30))
         self.assertEqual(info['status'], 'completed', info)
-        self.measured(q)
 
     def test_refused(self):
         self.refused(',interval-ms=99', "'interval-ms'", '99', '100')

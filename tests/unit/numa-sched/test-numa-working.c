@@ -19,7 +19,7 @@ static struct {
     uint32_t fails_at;          /* look; 0: never */
     uint32_t looks, every;      /* a use in one of so many */
     uint64_t addr, bytes;
-} fake;
+} fake = { .every = 1 };
 
 static void *fake_open(const NsHeatRange *range, uint32_t n, Error **errp)
 {
