@@ -306,6 +306,21 @@ class NumaSched(TestCase):
         q = self.machine(obj=f',topology-root={host.dir},measure-latency=on')
         self.not_measured(q, 'node 909 is not online', 'qemu-numa-plan')
 
+    def test_measure_to_the_end(self):
+        """CPUs of one node are said to be two: there is no difference, if any"""
+        here, *other = sorted(os.sched_getaffinity(0))
+        host = Host(self.work, [(0, other, 1024, [10, 30]),
+                                (909, [here], 0, [30, 10])])
+        q = self.machine(obj=f',topology-root={host.dir},measure-latency=on')
+        info = self.look(q, lambda i: i['notes'] or
+                         self.sources(i) == {'measured'})
+        self.diag(f"{info['plan']['latency']} {info['notes']}")
+        self.assertEqual(len(info['plan']['latency']), 2)
+        for note in info['notes']:
+            self.assertRegex(note, 'all memory is as far|which is noise|would be '
+                             'nearer|of CPU time|to spare|caches of')
+            self.assertEqual(self.sources(info), {'slit'})
+
     def test_measure_not_permitted(self):
         host = self.absent_host()
         q = self.machine('-sandbox', 'on,resourcecontrol=deny', obj=(
