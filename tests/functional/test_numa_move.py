@@ -162,6 +162,28 @@ class Ours(Moves):
         self.assertEqual(r['heat'].wasted, 0)
         self.assertLessEqual(r['phases'].wasted, 2)     # changes
 
+    @skip_unless(have_mover, NO_MOVER)
+    def test_four_nodes(self):
+        """From the farthest node, and from one that is near"""
+        g = self.host(nodes=4, cpus=1, mib=256, distance=DISTANCE,
+                      hmat=LATENCY)
+        far = {'from': 3, 'cpu_from': 3}
+        near = {'from': 1, 'cpu_from': 1}
+        r = self.runs(g, ('order, far', 'order', far),
+                      ('heat, far', 'heat', far),
+                      ('order, near', 'order', near),
+                      ('heat, near', 'heat', near))
+        for way, node in ('far', 3), ('near', 1):
+            heat, order = r['heat, ' + way], r['order, ' + way]
+            self.all_moved(heat)
+            self.none_lost(heat)
+            self.assertLessEqual(heat.area, .15)
+            self.assertLess(heat.area, order.area / 3)
+            # Nothing went by way of a third node.
+            self.assertEqual({b for step in heat.steps for _, b in step},
+                             {0, node})
+            self.assertLess(heat.cost(LATENCY), order.cost(LATENCY))
+
     def estimators(self, g, *names):
         # Windows are short: the load uses all pages within 0.1 s.
         found = {'warm': 1000, 'look': 20}

@@ -13,7 +13,7 @@ from pmemha.disks import until
 from pmemha.linux import LinuxGuest, guest_dir
 from pmemha.numaguest import cpio_file
 from pmemha.paths import program, scaled
-from test_numa_sched import spinning
+from test_numa_sched import spinning, writing
 
 MIB = 1 << 20
 PAGES = 64 * MIB // 4096        # of the inner guest
@@ -31,8 +31,10 @@ def libraries(path):
 
 
 def archive(work):
-    """With our programs and what they need below /q, and firmware that spins"""
-    parts = [cpio_file('q', None), cpio_file('q/spin.bin', spinning())]
+    """With our programs and what they need below /q, and firmware that spins, or
+    writes"""
+    parts = [cpio_file('q', None), cpio_file('q/spin.bin', spinning()),
+             cpio_file('q/write.bin', writing())]
     needed = set()
     for name, path in ('qemu', program('QEMU')), ('plan', program('NUMA_PLAN')):
         # Debug information is most of it.
@@ -124,6 +126,56 @@ class Whole(TestCase):
         g.sh("echo '{\"execute\": \"quit\"}' > /tmp/qmp; pid=$(cat /tmp/pid1); "
              'while [ -e /proc/$pid ]; do sleep 0.2; done')
 
+    def monitor(self, g, command, said):
+        """Say it again and again until the monitor has said that"""
+        g.sh(f"while ! grep -q '{said}' /tmp/out; do echo {command} > /tmp/hmp;"
+             ' sleep 0.5; done', timeout=scaled(90))
+
+    @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
+    def test_migration_while_memory_moves(self):
+        """It waits for a migration; the guest arrives as it was."""
+        g = self.host()
+        common = (f'{RUN}qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
+                  '-display none -bios /q/write.bin '
+                  '-object memory-backend-ram,id=m0,size=64M,prealloc=on '
+                  '-machine memory-backend=m0 ')
+        g.sh('echo 0 > /proc/sys/kernel/numa_balancing; '
+             'mkfifo /tmp/hmp /tmp/hmp2')
+        # At 1 MiB/s it takes a minute.
+        g.sh(f'(taskset -c 2 {common} -pidfile /tmp/pid -object numa-sched,'
+             'id=ns0,mode=auto,interval-ms=500,runtime-dir=/tmp,'
+             'estimator=none,max-migrate-bandwidth=1M '
+             '-monitor stdio < /tmp/hmp > /tmp/out 2>&1 &)')
+        g.sh('(sleep 1000 > /tmp/hmp &); (sleep 1000 > /tmp/hmp2 &)')
+        pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; cat /tmp/pid',
+                    timeout=scaled(60))
+        self.wait_for_pages(g, pid, 1)
+        g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
+        until(lambda: self.pages(g, pid).get(0, 0) > 100,
+              'the first pages on node 0', 90)
+        g.sh("echo 'migrate_set_parameter max-bandwidth 100k' > /tmp/hmp; "
+             'echo \'migrate -d "exec:cat > /tmp/state"\' > /tmp/hmp')
+        self.monitor(g, 'info numa-sched', 'memory: guest to node 0: paused')
+        before = self.pages(g, pid)[0]
+        self.assertLess(before, PAGES)
+        g.sh("echo 'migrate_set_parameter max-bandwidth 1g' > /tmp/hmp")
+        self.monitor(g, 'info migrate', 'tatus: completed')
+        self.assertEqual(self.pages(g, pid)[0], before)
+        # What arrives is what was there.
+        g.sh(f'({common} -incoming "exec:cat /tmp/state" -S '
+             '-monitor stdio < /tmp/hmp2 > /tmp/out2 2>&1 &)')
+        g.sh('echo pmemsave 0 67108864 /tmp/here > /tmp/hmp; '
+             'echo pmemsave 0 67108864 /tmp/there > /tmp/hmp2; '
+             'echo info status > /tmp/hmp2; '
+             'while ! grep -q "VM status" /tmp/out2 || '
+             '! [ "$(wc -c < /tmp/here)" = 67108864 ]; do sleep 0.2; done',
+             timeout=scaled(60))
+        self.assertEqual(g.sh('cmp /tmp/here /tmp/there && echo same'),
+                         ['same'])
+        # The migration is over: it goes on.
+        until(lambda: self.pages(g, pid)[0] > before, 'more pages', 90)
+        g.sh('echo quit > /tmp/hmp; echo quit > /tmp/hmp2')
+
     @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
     def test_memory_follows(self):
         g = self.host()
@@ -147,9 +199,8 @@ class Whole(TestCase):
         self.wait_for_pages(g, pid, 1)
         g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
         self.wait_for_pages(g, pid, 0)
-        g.sh('while ! grep -q "memory: guest to node 0: completed" /tmp/out; '
-             'do echo info numa-sched > /tmp/hmp; sleep 0.5; done',
-             timeout=scaled(90))
+        self.monitor(g, 'info numa-sched',
+                     'memory: guest to node 0: completed')
         self.assertGreaterEqual(self.pages(g, pid)[0], PAGES)
         # Linux 6.1 has no PAGEMAP_SCAN, and says so once.
         lines = [t for t in g.sh('cat /tmp/out; echo') if '\x1b' not in t]

@@ -6,7 +6,8 @@
  * The problem is a generalized assignment problem (each group takes CPU time of
  * a node, and free memory where its own follows), with a convex cost of the
  * load added.  Small ones are solved by branch and bound, larger ones by
- * improving several starts: moves, exchanges, and moves that first make room.
+ * improving several starts: moves, exchanges, moves that first make room, and
+ * where much is to be gained, moves of whoever is in the way, and so on.
  */
 
 #ifndef NUMA_SCHED_SEARCH_H

@@ -307,6 +307,44 @@ static void test_change_of_places(void)
     g_assert_cmpint(plan->choice[1].node, ==, 0);
 }
 
+/*
+ * The first one's memory is where the second one is, which may also be where the
+ * third one is, which may be anywhere; and on a node that is full, so that the
+ * first one seems to have nothing at stake.  The others, which fill that node,
+ * make it too many to try all.
+ */
+static void test_each_makes_room(void)
+{
+    g_autoptr(Case) c = case_new(4, 16);
+    g_autoptr(NsPlan) plan = NULL;
+
+    for (uint32_t i = 0; i < 4; i++) {
+        c->node[i].cpus = c->node[i].cores = 8;
+        c->node[i].free = 0;
+    }
+    for (uint32_t k = 0; k < c->n; k++) {
+        c->group[k].cpu = k ? 5000 : 4000;
+        c->group[k].home = k;
+    }
+    c->bytes[0 * 4 + 1] = c->bytes[0 * 4 + 3] = GB;
+    c->group[1].allowed = c->allowed + 4;
+    c->allowed[4 + 1] = c->allowed[4 + 2] = true;
+    for (uint32_t k = 3; k < c->n; k++) {
+        c->group[k].home = 3;
+        c->group[k].cpu = 600;
+        c->group[k].allowed = c->allowed + 4 * k;
+        c->allowed[4 * k + 3] = true;
+    }
+    plan = ns_plan(&c->host, c->group, c->n);
+    g_assert_cmpint(plan->choice[0].node, ==, 1);
+    g_assert_cmpint(plan->choice[1].node, ==, 2);
+    g_assert_cmpint(plan->choice[2].node, !=, 1);
+    g_assert_cmpint(plan->choice[2].node, !=, 2);
+    for (uint32_t i = 0; i < 4; i++) {
+        g_assert_cmpuint(plan->load[i], <=, 8000);
+    }
+}
+
 /* Two guests that hardly wait for memory share no cores beside idle ones. */
 static void test_shared_cores(void)
 {
@@ -388,6 +426,7 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/plan/size-decides", test_size_decides);
     g_test_add_func("/numa-sched/plan/change-of-places",
                     test_change_of_places);
+    g_test_add_func("/numa-sched/plan/each-makes-room", test_each_makes_room);
     g_test_add_func("/numa-sched/plan/shared-cores", test_shared_cores);
     g_test_add_func("/numa-sched/plan/extremes", test_extremes);
     if (g_test_perf()) {
