@@ -349,7 +349,8 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
                                    &NumaSchedEstimator_lookup, get_estimator,
                                    set_estimator);
     object_class_property_set_description(oc, "estimator",
-        "How the use of memory is known while it moves (default: auto)");
+        "How the use of memory is known while it moves: auto, none, "
+        "pagemap-scan, soft-dirty, damon (default: auto)");
     for (unsigned i = 0; i < ARRAY_SIZE(number); i++) {
         object_class_property_add(oc, number[i].name,
                                   number[i].is_size ? "size" : "uint32",
