@@ -353,23 +353,27 @@ static void test_refused(void)
 static void test_race(void)
 {
     /* What others wrote is what is read: of a null device, nothing. */
+    static const char *const name[] = {
+        PID_TARGET, CONTEXT "operations",
+        CONTEXT "targets/0/regions/0/start",
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(name); i++) {
+        put_kernel();
+        put_link(name[i], "/dev/null");
+        /* It is not even tried. */
+        put_link(STATE, "/dev/full");
+        heat_new("another is using DAMON");
+        is(NUMBER, i ? "0" : "1");
+        remove_below(name[i]);
+        remove_below(STATE);
+    }
+    /* Just when it is turned on, which is ours to undo */
     put_kernel();
-    put_link(PID_TARGET, "/dev/null");
-    heat_new("another is using DAMON");
+    put_link(STATE, "contexts/0/targets/0/pid_target");
+    heat_new("pid_target was set to");
+    is(STATE, "off");
     is(NUMBER, "1");
-    is(STATE, "off");
-    remove_below(PID_TARGET);
-    put_kernel();
-    put_link(CONTEXT "targets/0/regions/0/start", "/dev/null");
-    heat_new("another is using DAMON");
-    is(STATE, "off");
-    is(NUMBER, "0");
-    remove_below(CONTEXT "targets/0/regions/0/start");
-    put_kernel();
-    put_link(CONTEXT "operations", "/dev/null");
-    heat_new("another is using DAMON");
-    is(STATE, "off");
-    remove_below(CONTEXT "operations");
 }
 
 static void test_too_many(void)
