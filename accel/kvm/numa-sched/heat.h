@@ -75,7 +75,7 @@ void ns_heat_add_part(NsHeat *heat, uint64_t addr, uint64_t bytes,
 void ns_heat_scores(const NsHeat *heat, uint64_t addr, uint32_t pages,
                     uint32_t *score);
 
-/* CPU time that looks took, ns, and their number */
+/* Time that looks took, ns (that of DAMON mostly waits), and their number */
 void ns_heat_cost(const NsHeat *heat, uint64_t *ns, uint64_t *looks);
 
 #endif
