@@ -248,7 +248,7 @@ static void test_bounded(void)
     put_kernel();
     put_used(0, 9, 1, 1);
     h = heat_new(NULL);
-    for (unsigned i = 1; i < 20000; i++) {
+    for (unsigned i = 1; i < 6000; i++) {
         g_autofree char *path = NULL;
 
         snprintf(name, sizeof(name), TRIED "%u", i);
