@@ -25,6 +25,8 @@ LARGE = MIB // 2                # large pages
 # The first scans of AutoNUMA are over by then.
 LONG = 3000
 
+KDAMONDS = '/sys/kernel/mm/damon/admin/kdamonds'        # of the guest
+
 DISTANCE = [[10, 16, 32, 33], [16, 10, 25, 32], [32, 25, 10, 16],
             [33, 32, 16, 10]]
 LATENCY = [[100, 140, 350, 360], [140, 100, 250, 350], [350, 250, 100, 140],
@@ -219,6 +221,59 @@ class Newer(Ours):
     @skip_unless(have_mover, NO_MOVER)
     def test_estimators(self):
         self.estimators(self.host(), 'soft-dirty', 'pagemap-scan', 'auto')
+
+    @skip_unless(have_mover, NO_MOVER)
+    def test_damon(self):
+        g = self.host()
+        self.assertEqual(g.sh(f'cat {KDAMONDS}/nr_kdamonds'), ['0'])
+        # The TLB is that of a real CPU, for all of them.
+        tlb = {'tlb': 1000}
+        found = {'warm': 4000, 'look': 500, **tlb}
+        near = {'clustered': 256}               # 1 MiB
+        r = self.runs(g, ('order', 'order', tlb), ('damon', 'damon', found),
+                      ('order, near', 'order', {**near, **tlb}),
+                      ('damon, near', 'damon', {**near, **found}))
+        for name in ('damon', 'damon, near'):
+            self.none_lost(r[name])
+            self.assertEqual(r[name].estimator, 'damon')
+            order = r[name.replace('damon', 'order')]
+            self.diag(f'{name}: {r[name].area / order.area:.2f} of the area '
+                      f'of address order, {r[name].work / order.work:.2f} of '
+                      'its accesses')
+        # It sees regions.  Where hot pages have cold neighbours, it does not
+        # know more than that: at least, little is lost.
+        self.assertLessEqual(r['damon, near'].area,
+                             r['order, near'].area / 2)
+        self.assertLess(r['damon'].area, r['order'].area * 1.4)
+        self.assertEqual(g.sh(f'cat {KDAMONDS}/nr_kdamonds'), ['0'])
+
+    @skip_unless(have_mover, NO_MOVER)
+    def test_damon_is_shared(self):
+        g = self.host()
+        refused = f'cd {KDAMONDS}; numaload peer=damon run=0 && exit 1; ' \
+            'cat nr_kdamonds'
+
+        def state(is_on):
+            return f'until [ $(cat {KDAMONDS}/0/state) = {is_on} ]; do ' \
+                'sleep 0.1; done'
+        # What another has prepared stays.
+        g.sh(f'echo 1 > {KDAMONDS}/nr_kdamonds; '
+             f'echo 1 > {KDAMONDS}/0/contexts/nr_contexts')
+        *why, n = g.sh(f'({refused})')
+        self.assertIn("nr_kdamonds is '1', not '0'", ' '.join(why))
+        self.assertEqual(n, '1')
+        self.assertEqual(g.sh(f'cat {KDAMONDS}/0/contexts/nr_contexts'),
+                         ['1'])
+        g.sh(f'echo 0 > {KDAMONDS}/nr_kdamonds')
+        # One that is killed leaves it off, and taken.
+        g.sh(f'(numaload peer=damon run=0 warm=60000 & {state("on")}; '
+             f'kill -9 $!; wait $!; {state("off")})', timeout=60)
+        *why, n = g.sh(f'({refused})')
+        self.assertIn('write 0 there', ' '.join(why))
+        self.assertEqual(n, '1')
+        g.sh(f'echo 0 > {KDAMONDS}/nr_kdamonds')
+        g.run('damon', warm=1000, window=500, look=200)
+        self.assertEqual(g.sh(f'cat {KDAMONDS}/nr_kdamonds'), ['0'])
 
 
 if __name__ == '__main__':

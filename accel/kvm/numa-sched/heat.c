@@ -11,7 +11,6 @@
 #include "plan.h"
 
 #define MAX_COUNTERS    (1u << 24)      /* 32 MiB */
-#define USE             256             /* what one use adds */
 
 typedef struct Table {
     NsHeatRange range;
@@ -30,7 +29,7 @@ struct NsHeat {
 };
 
 static const NsHeatOps *const usual[] = {
-    &ns_heat_pagemap_scan, &ns_heat_soft_dirty, NULL,
+    &ns_heat_pagemap_scan, &ns_heat_soft_dirty, &ns_heat_damon, NULL,
 };
 
 static uint64_t counters(const NsHeat *h, const NsHeatRange *r)
@@ -58,6 +57,9 @@ static void open_next(NsHeat *h, GPtrArray *notes)
     for (; *h->now; h->now++) {
         Error *err = NULL;
 
+        if ((*h->now)->by_name_only) {
+            continue;
+        }
         h->opaque = (*h->now)->open(range, h->n, &err);
         if (h->opaque) {
             return;
@@ -154,7 +156,7 @@ uint32_t ns_heat_full(uint32_t looks)
 
     /* It changes no more long before. */
     for (uint32_t i = 0; i < MIN(looks, 100); i++) {
-        count = aged(count) + USE;
+        count = aged(count) + NS_HEAT_USE;
     }
     return count;
 }
@@ -187,7 +189,13 @@ void ns_heat_look(NsHeat *h, GPtrArray *notes)
 
 void ns_heat_add(NsHeat *h, uint64_t addr, uint64_t bytes, uint32_t n)
 {
-    uint32_t more = MIN((uint64_t)n * USE, UINT16_MAX);
+    ns_heat_add_part(h, addr, bytes, MIN((uint64_t)n * NS_HEAT_USE,
+                                         UINT16_MAX));
+}
+
+void ns_heat_add_part(NsHeat *h, uint64_t addr, uint64_t bytes, uint32_t part)
+{
+    uint32_t more = MIN(part, UINT16_MAX);
 
     for (uint32_t i = 0; bytes && i < h->n; i++) {
         const NsHeatRange *r = &h->table[i].range;

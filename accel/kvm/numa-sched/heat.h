@@ -11,6 +11,7 @@
 #define NUMA_SCHED_HEAT_H
 
 #define NS_HEAT_MAX_RANGES  4096
+#define NS_HEAT_USE         256         /* what one use adds */
 
 /* Memory of this process; multiples of 4096 */
 typedef struct NsHeatRange {
@@ -33,12 +34,16 @@ typedef struct NsHeatOps {
     bool (*look)(void *opaque, NsHeat *heat, Error **errp);
     void (*close)(void *opaque);
     bool sees_reads;            /* as well as writes */
+    /* It takes from others what they may want: "auto" passes it by. */
+    bool by_name_only;
 } NsHeatOps;
 
 /* Writes, by PAGEMAP_SCAN (since Linux 6.7) and userfaultfd */
 extern const NsHeatOps ns_heat_pagemap_scan;
 /* Writes, by /proc/self/clear_refs and the soft-dirty bits of its pagemap */
 extern const NsHeatOps ns_heat_soft_dirty;
+/* Reads and writes, by DAMON: of regions, and for one user of the host */
+extern const NsHeatOps ns_heat_damon;
 
 /*
  * @name: "auto": the first that works, "none" if no other; otherwise that one,
@@ -64,6 +69,10 @@ void ns_heat_look(NsHeat *heat, GPtrArray *notes);
 /* An estimator's: @n more uses of what is at @addr.  Anything is allowed. */
 void ns_heat_add(NsHeat *heat, uint64_t addr, uint64_t bytes, uint32_t n);
 
+/* The same, @part / NS_HEAT_USE of a use */
+void ns_heat_add_part(NsHeat *heat, uint64_t addr, uint64_t bytes,
+                      uint32_t part);
+
 /* Uses of @pages pages from @addr, smoothed; 0 for what is in no range */
 void ns_heat_scores(const NsHeat *heat, uint64_t addr, uint32_t pages,
                     uint32_t *score);
@@ -71,7 +80,7 @@ void ns_heat_scores(const NsHeat *heat, uint64_t addr, uint32_t pages,
 /* The score of a page that was found used once in each of @looks looks */
 uint32_t ns_heat_full(uint32_t looks);
 
-/* CPU time that looks took, ns, and their number */
+/* Time that looks took, ns (that of DAMON mostly waits), and their number */
 void ns_heat_cost(const NsHeat *heat, uint64_t *ns, uint64_t *looks);
 
 #endif

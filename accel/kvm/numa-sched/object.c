@@ -376,7 +376,8 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
                                    &NumaSchedEstimator_lookup, get_estimator,
                                    set_estimator);
     object_class_property_set_description(oc, "estimator",
-        "How the use of memory is known (default: auto)");
+        "How the use of memory is known: auto, none, pagemap-scan, soft-dirty, "
+        "damon (default: auto)");
     object_class_property_add_bool(oc, "working-set", get_working_set,
                                    set_working_set);
     object_class_property_set_description(oc, "working-set",

@@ -94,7 +94,9 @@ void ns_sampler_look_at_working(NsSampler *s, const NsLook *k)
         if (s->paused || s->stop) {
             return;
         }
-        s->watches = true;
+        /* Of the others, userfaultfd's users need not know. */
+        s->watches = s->estimator == NUMA_SCHED_ESTIMATOR_AUTO ||
+                     s->estimator == NUMA_SCHED_ESTIMATOR_PAGEMAP_SCAN;
     }
     m = k->member[g];
     m->watched_at = k->now;

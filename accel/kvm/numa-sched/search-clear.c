@@ -51,13 +51,23 @@ static uint32_t in_the_way(Work *w, uint32_t g, const NsChoice *o,
     return found;
 }
 
+/* It has no choice at home, so that it need not have any. */
+static bool may_be_lost(const Work *w, uint32_t g)
+{
+    int home = w->p->lost_home[g];
+
+    return w->p->home[g] == NS_UNPLACED &&
+           (home < 0 || w->load[home] <= w->p->limit[home]);
+}
+
 /*
  * Put a group that is nowhere there.  Whoever has to leave for it goes where
  * there is room, or is put somewhere in the same way.  False: they can not
- * all be placed; the caller restores what was.
+ * all be placed, and none may be left out, as it may with @lost; the caller
+ * restores what was.
  */
 static bool force(Work *w, uint32_t g, uint32_t index, uint32_t depth,
-                  bool *stays)
+                  bool lost, bool *stays)
 {
     const NsProblem *p = w->p;
     const NsChoice *o = option_of(p, g, index);
@@ -93,14 +103,14 @@ static bool force(Work *w, uint32_t g, uint32_t index, uint32_t depth,
             if (c->option[k].node != o->node) {
                 g_free(before);
                 before = g_memdup2(w->chosen, p->n * sizeof(*before));
-                placed = force(w, h, k, depth - 1, stays);
+                placed = force(w, h, k, depth - 1, lost, stays);
                 if (!placed) {
                     stays[h] = false;
                     restore(w, before);
                 }
             }
         }
-        if (!placed) {
+        if (!placed && !(lost && may_be_lost(w, h))) {
             stays[g] = false;
             return false;
         }
@@ -150,7 +160,7 @@ bool ns_improve_by_clearing(Work *w, uint32_t g)
         memset(stays, false, p->n * sizeof(*stays));
         take_out(w, g);
         put_in(w, g, NS_UNPLACED);
-        if (force(w, g, i, 2, stays)) {
+        if (force(w, g, i, 2, old == NS_UNPLACED, stays)) {
             for (uint32_t h = 0; h < p->n; h++) {
                 ns_improve_by_move(w, h);
             }

@@ -107,15 +107,21 @@ static uint64_t next(uint64_t *x)
 
 void load_permute(Load *l, uint32_t *perm, uint64_t seed)
 {
-    for (uint32_t i = 0; i < l->pages; i++) {
+    /* Of clusters first, whose places become those of their pages. */
+    uint32_t size = l->clustered ? l->clustered : 1, n = l->pages / size;
+
+    for (uint32_t i = 0; i < n; i++) {
         perm[i] = i;
     }
-    for (uint32_t i = l->pages; !l->clustered && i > 1; i--) {
+    for (uint32_t i = n; i > 1; i--) {
         uint32_t j = next(&seed) % i;
         uint32_t t = perm[i - 1];
 
         perm[i - 1] = perm[j];
         perm[j] = t;
+    }
+    for (uint32_t i = l->pages; i-- > 0; ) {
+        perm[i] = i < n * size ? perm[i / size] * size + i % size : i;
     }
 }
 

@@ -11,11 +11,14 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -178,7 +181,7 @@ static void set(Load *l, char *arg)
         { "look", &l->look }, { "epsilon", &l->epsilon }, { "all", &l->all },
         { "from", &l->from }, { "to", &l->to },
         { "cpu-from", &l->cpu_from }, { "cpu-to", &l->cpu_to },
-        { "cpu-mover", &l->cpu_mover },
+        { "cpu-mover", &l->cpu_mover }, { "tlb", &l->tlb },
     };
     char *value = strchr(arg, '=');
 
@@ -199,6 +202,29 @@ static void set(Load *l, char *arg)
     die(arg);
 }
 
+/*
+ * A process that runs on a CPU now and then, so that its TLB is emptied.  That
+ * of TCG has room for all pages of the load, and what is in it does not set an
+ * accessed bit again; a real one forgets most of them within microseconds.
+ */
+static pid_t intruder(uint32_t cpu, uint32_t us)
+{
+    pid_t pid = fork();
+
+    if (pid < 0) {
+        die("fork");
+    }
+    if (pid) {
+        return pid;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_TIMERSLACK, 1);
+    pin(0, cpu);
+    for (;;) {
+        sleep_until(now_ns() + us * 1000LL);
+    }
+}
+
 static const Peer *find(const Peer *p, const char *name)
 {
     while (p->name && strcmp(p->name, name)) {
@@ -217,6 +243,7 @@ int main(int argc, char **argv)
     Changer changer = { &l, 0 };
     pthread_t thread, other;
     const Peer *peer;
+    pid_t child[2] = { 0, 0 };
     uint64_t large, faults, moved, split, us;
     int64_t end;
 
@@ -230,6 +257,10 @@ int main(int argc, char **argv)
         die("peer=, interval= or mib=");
     }
     l.pages = l.mib * (1u << 20) / PAGE;
+    if (l.tlb) {
+        child[0] = intruder(l.cpu_from, l.tlb);
+        child[1] = intruder(l.cpu_to, l.tlb);
+    }
     load_init(&l);
     make_memory(&l);
     pin(0, l.cpu_from);
@@ -268,6 +299,10 @@ int main(int argc, char **argv)
     sleep_until(end + 2 * l.interval * 1000000LL);
     l.quit = true;
     pthread_join(thread, NULL);
+    for (int i = 0; l.tlb && i < 2; i++) {
+        kill(child[i], SIGKILL);
+        waitpid(child[i], NULL, 0);
+    }
     if (l.phase) {
         pthread_join(other, NULL);
     }

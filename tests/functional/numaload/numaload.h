@@ -39,10 +39,11 @@ typedef struct Load {
     uint32_t phase;             /* ms; then other pages are hot.  0: never */
     uint32_t huge;              /* with large pages */
     uint32_t bind;              /* an explicit policy, of both nodes */
-    uint32_t clustered;         /* hot pages are neighbours */
+    uint32_t clustered;         /* pages that follow in rank and in address */
     uint32_t bandwidth;         /* KiB/s */
     uint32_t look;              /* ms between looks of an estimator */
     uint32_t epsilon, all;      /* see mover.h */
+    uint32_t tlb;               /* us that it keeps what it has.  0: for ever */
     uint32_t from, to;          /* nodes */
     uint32_t cpu_from, cpu_to;  /* of the load */
     uint32_t cpu_mover;

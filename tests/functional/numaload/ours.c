@@ -293,6 +293,8 @@ static void report(Load *l)
            PRIu64, progress.state, progress.failed, progress.worth,
            progress.huge_moved, record.again, wasted(l),
            heat ? ns_heat_name(heat) : "-", looks, ns / 1000);
+    /* DAMON is for one user: the next run is another. */
+    g_clear_pointer(&heat, ns_heat_free);
 }
 
 const Peer ours[] = {

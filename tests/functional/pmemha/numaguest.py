@@ -107,7 +107,8 @@ def load_program():
                      in_dir(LOAD, '*.h'), command, '-lm', '-lpthread')
     base = qemu_base()
     sched = source('accel/kvm/numa-sched')
-    theirs = [f for pattern in ('move*.c', 'heat*.c', 'pagemap*.c')
+    theirs = [f for pattern in ('move*.c', 'heat*.c', 'pagemap*.c',
+                                 'damon*.c', 'parse.c')
               for f in in_dir(sched, pattern)]
     include = [sched, ROOT, f'{base}/src/include', f'{base}/obj',
                f'{base}/obj/qapi']
