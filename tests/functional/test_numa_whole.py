@@ -164,8 +164,9 @@ class Whole(TestCase):
         # What arrives is what was there.
         g.sh(f'({common} -incoming "exec:cat /tmp/state" -S '
              '-monitor stdio < /tmp/hmp2 > /tmp/out2 2>&1 &)')
-        g.sh('echo pmemsave 0 67108864 /tmp/here > /tmp/hmp; '
-             'echo pmemsave 0 67108864 /tmp/there > /tmp/hmp2; '
+        # Without quotes, it would divide.
+        g.sh('echo \'pmemsave 0 67108864 "/tmp/here"\' > /tmp/hmp; '
+             'echo \'pmemsave 0 67108864 "/tmp/there"\' > /tmp/hmp2; '
              'echo info status > /tmp/hmp2; '
              'while ! grep -q "VM status" /tmp/out2 || '
              '! [ "$(wc -c < /tmp/here)" = 67108864 ]; do sleep 0.2; done',

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A group is put where it costs less, and whoever is in its way leaves, which may
- * take the place of others in turn.
+ * A group is put where it costs less, and whoever is in its way leaves, which
+ * may take the place of others in turn.
  */
 
 #include "qemu/osdep.h"
@@ -21,16 +21,20 @@ static void restore(Work *w, const uint32_t *chosen)
     }
 }
 
+/* Who leaves a node: as few as need be, or all, so that it is filled anew */
+typedef enum Leave { FEW, ALL } Leave;
+
 /*
  * Who leaves, so that the option fits: the least one that is enough, or else
  * the largest; NS_UNPLACED: nobody may.
  */
 static uint32_t in_the_way(Work *w, uint32_t g, const NsChoice *o,
-                           const bool *stays)
+                           Leave leave, const bool *stays)
 {
     uint64_t load = w->load[o->node] + w->p->cpu[g];
-    bool cpu = load > w->p->limit[o->node];
-    uint64_t lacking = cpu ? load - w->p->limit[o->node] :
+    bool cpu = leave == ALL || load > w->p->limit[o->node];
+    uint64_t lacking = leave == ALL ? UINT64_MAX :
+                       cpu ? load - w->p->limit[o->node] :
                        o->bytes - w->free[o->node];
     uint32_t found = NS_UNPLACED;
     uint64_t best_size = 0;
@@ -67,26 +71,30 @@ static bool may_be_lost(const Work *w, uint32_t g)
  * restores what was.
  */
 static bool force(Work *w, uint32_t g, uint32_t index, uint32_t depth,
-                  bool lost, bool *stays)
+                  Leave leave, bool lost, bool *stays)
 {
     const NsProblem *p = w->p;
     const NsChoice *o = option_of(p, g, index);
     g_autofree uint32_t *left = g_new(uint32_t, p->n);
     g_autofree uint32_t *before = NULL;
+    g_autofree bool *stayed = NULL;
     uint32_t n = 0;
     uint64_t cost;
 
     take_out(w, g);
-    while (!fits(w, g, o)) {
-        uint32_t h = in_the_way(w, g, o, stays);
+    while (leave == ALL || !fits(w, g, o)) {
+        uint32_t h = in_the_way(w, g, o, leave, stays);
 
         if (h == NS_UNPLACED) {
-            put_in(w, g, NS_UNPLACED);
-            return false;
+            break;
         }
         take_out(w, h);
         put_in(w, h, NS_UNPLACED);
         left[n++] = h;
+    }
+    if (!fits(w, g, o)) {
+        put_in(w, g, NS_UNPLACED);
+        return false;
     }
     put_in(w, g, index);
     stays[g] = true;
@@ -103,15 +111,16 @@ static bool force(Work *w, uint32_t g, uint32_t index, uint32_t depth,
             if (c->option[k].node != o->node) {
                 g_free(before);
                 before = g_memdup2(w->chosen, p->n * sizeof(*before));
-                placed = force(w, h, k, depth - 1, lost, stays);
+                g_free(stayed);
+                stayed = g_memdup2(stays, p->n * sizeof(*stayed));
+                placed = force(w, h, k, depth - 1, leave, lost, stays);
                 if (!placed) {
-                    stays[h] = false;
+                    memcpy(stays, stayed, p->n * sizeof(*stays));
                     restore(w, before);
                 }
             }
         }
         if (!placed && !(lost && may_be_lost(w, h))) {
-            stays[g] = false;
             return false;
         }
     }
@@ -157,18 +166,24 @@ bool ns_improve_by_clearing(Work *w, uint32_t g)
             before = g_memdup2(w->chosen, p->n * sizeof(*before));
             stays = g_new(bool, p->n);
         }
-        memset(stays, false, p->n * sizeof(*stays));
-        take_out(w, g);
-        put_in(w, g, NS_UNPLACED);
-        if (force(w, g, i, 2, old == NS_UNPLACED, stays)) {
-            for (uint32_t h = 0; h < p->n; h++) {
-                ns_improve_by_move(w, h);
+        /* Only one that is nowhere may leave another one out. */
+        for (int way = 0; way < (old == NS_UNPLACED ? 4 : 2) && w->steps > 0;
+             way++) {
+            Leave leave = way & 1 ? ALL : FEW;
+
+            memset(stays, false, p->n * sizeof(*stays));
+            take_out(w, g);
+            put_in(w, g, NS_UNPLACED);
+            if (force(w, g, i, 2, leave, way & 2, stays)) {
+                for (uint32_t h = 0; h < p->n; h++) {
+                    ns_improve_by_move(w, h);
+                }
+                if (total(w) < now) {
+                    return true;
+                }
             }
-            if (total(w) < now) {
-                return true;
-            }
+            restore(w, before);
         }
-        restore(w, before);
     }
     return false;
 }

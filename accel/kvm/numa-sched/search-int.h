@@ -41,7 +41,8 @@ static inline const NsChoice *option_of(const NsProblem *p, uint32_t group,
     return &p->choices[group].option[index];
 }
 
-static inline uint64_t cost_of(const NsProblem *p, uint32_t group, uint32_t index)
+static inline uint64_t cost_of(const NsProblem *p, uint32_t group,
+                               uint32_t index)
 {
     return index == NS_UNPLACED ? UNPLACED_COST :
            option_of(p, group, index)->cost;

@@ -5,10 +5,10 @@
  *
  * A few chunks stand for all of the memory of a group: watching costs the guest
  * a fault for each page that it writes, and the large pages that it writes to.
- * These are the same chunks each time.  An estimator looks at them some times in
- * a row, in windows so short that a page which is used all the time is seen in
- * most, and one that is used now and then in few.  What is found is the mean of
- * that by node: the part of the node's memory that belongs to the working set.
+ * These are the same chunks each time.  An estimator looks at them some times
+ * in a row, in windows so short that a page which is used all the time is seen
+ * in most, and one that is used now and then in few.  What is found is the mean
+ * of that by node: the part of the node's memory that is in the working set.
  *
  * One thread at a time for each NsWorking.
  */
@@ -22,7 +22,7 @@
 #define NS_WORKING_CHUNK    (2ull << 20)    /* bytes, and their alignment */
 #define NS_WORKING_CHUNKS   64
 #define NS_WORKING_LOOKS    8
-/* Windows, ns: the first, and the bounds of those that follow from what is found */
+/* Windows, ns: the first, and the bounds of those that follow from it */
 #define NS_WORKING_WINDOW   (25ll * 1000 * 1000)
 #define NS_WORKING_SHORTEST (5ll * 1000 * 1000)
 #define NS_WORKING_LONGEST  (200ll * 1000 * 1000)

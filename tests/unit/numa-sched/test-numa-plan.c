@@ -308,10 +308,10 @@ static void test_change_of_places(void)
 }
 
 /*
- * The first one's memory is where the second one is, which may also be where the
- * third one is, which may be anywhere; and on a node that is full, so that the
- * first one seems to have nothing at stake.  The others, which fill that node,
- * make it too many to try all.
+ * The first one's memory is where the second one is, which may also be where
+ * the third one is, which may be anywhere; and on a node that is full, so that
+ * the first one seems to have nothing at stake.  The others, which fill that
+ * node, make it too many to try all.
  */
 static void test_each_makes_room(void)
 {
