@@ -126,6 +126,27 @@ class Whole(TestCase):
         g.sh("echo '{\"execute\": \"quit\"}' > /tmp/qmp; pid=$(cat /tmp/pid1); "
              'while [ -e /proc/$pid ]; do sleep 0.2; done')
 
+    def inner(self, g, firmware, options):
+        """
+        (pid, command) of a guest of the guest.  Its memory comes from node 1,
+        then all threads are bound to one CPU of node 0: only memory may move.
+        """
+        command = (f'{RUN}qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
+                   f'-display none -bios /q/{firmware}.bin '
+                   '-object memory-backend-ram,id=m0,size=64M,prealloc=on '
+                   '-machine memory-backend=m0 -monitor stdio ')
+        g.sh('echo 0 > /proc/sys/kernel/numa_balancing; mkfifo /tmp/hmp')
+        g.sh(f'(taskset -c 2 {command} -pidfile /tmp/pid -object numa-sched,'
+             f'id=ns0,mode=auto,interval-ms=500,runtime-dir=/tmp{options} '
+             '< /tmp/hmp > /tmp/out 2>&1 &)')
+        # Who holds the other end of the monitor
+        g.sh('(sleep 1000 > /tmp/hmp &)')
+        pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; cat /tmp/pid',
+                    timeout=scaled(60))
+        self.wait_for_pages(g, pid, 1)
+        g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
+        return pid, command
+
     def monitor(self, g, command, said):
         """Say it again and again until the monitor has said that"""
         g.sh(f"while ! grep -q '{said}' /tmp/out; do echo {command} > /tmp/hmp;"
@@ -135,22 +156,9 @@ class Whole(TestCase):
     def test_migration_while_memory_moves(self):
         """It waits for a migration; the guest arrives as it was."""
         g = self.host()
-        common = (f'{RUN}qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
-                  '-display none -bios /q/write.bin '
-                  '-object memory-backend-ram,id=m0,size=64M,prealloc=on '
-                  '-machine memory-backend=m0 ')
-        g.sh('echo 0 > /proc/sys/kernel/numa_balancing; '
-             'mkfifo /tmp/hmp /tmp/hmp2')
         # At 1 MiB/s it takes a minute.
-        g.sh(f'(taskset -c 2 {common} -pidfile /tmp/pid -object numa-sched,'
-             'id=ns0,mode=auto,interval-ms=500,runtime-dir=/tmp,'
-             'estimator=none,max-migrate-bandwidth=1M '
-             '-monitor stdio < /tmp/hmp > /tmp/out 2>&1 &)')
-        g.sh('(sleep 1000 > /tmp/hmp &); (sleep 1000 > /tmp/hmp2 &)')
-        pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; cat /tmp/pid',
-                    timeout=scaled(60))
-        self.wait_for_pages(g, pid, 1)
-        g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
+        pid, command = self.inner(
+            g, 'write', ',estimator=none,max-migrate-bandwidth=1M')
         until(lambda: self.pages(g, pid).get(0, 0) > 100,
               'the first pages on node 0', 90)
         g.sh("echo 'migrate_set_parameter max-bandwidth 100k' > /tmp/hmp; "
@@ -158,12 +166,14 @@ class Whole(TestCase):
         self.monitor(g, 'info numa-sched', 'memory: guest to node 0: paused')
         before = self.pages(g, pid)[0]
         self.assertLess(before, PAGES)
+        self.monitor(g, 'info migrate', 'tatus: active')
+        self.assertEqual(self.pages(g, pid)[0], before)
         g.sh("echo 'migrate_set_parameter max-bandwidth 1g' > /tmp/hmp")
         self.monitor(g, 'info migrate', 'tatus: completed')
-        self.assertEqual(self.pages(g, pid)[0], before)
         # What arrives is what was there.
-        g.sh(f'({common} -incoming "exec:cat /tmp/state" -S '
-             '-monitor stdio < /tmp/hmp2 > /tmp/out2 2>&1 &)')
+        g.sh('mkfifo /tmp/hmp2; (sleep 1000 > /tmp/hmp2 &)')
+        g.sh(f'({command} -incoming "exec:cat /tmp/state" -S '
+             '< /tmp/hmp2 > /tmp/out2 2>&1 &)')
         # Without quotes, it would divide.
         g.sh('echo \'pmemsave 0 67108864 "/tmp/here"\' > /tmp/hmp; '
              'echo \'pmemsave 0 67108864 "/tmp/there"\' > /tmp/hmp2; '
@@ -182,23 +192,7 @@ class Whole(TestCase):
         g = self.host()
         self.measured_alone(g)
         self.measured_by_object(g)
-        g.sh('echo 0 > /proc/sys/kernel/numa_balancing; mkfifo /tmp/hmp')
-        # Memory comes from node 1, then all threads are bound to one CPU of
-        # node 0: only memory may move.
-        g.sh('(taskset -c 2 ' + RUN +
-             'qemu -L /q -M pc -accel tcg -m 64M -nodefaults '
-             '-display none -bios /q/spin.bin '
-             '-object memory-backend-ram,id=m0,size=64M,prealloc=on '
-             '-machine memory-backend=m0 -pidfile /tmp/pid '
-             '-object numa-sched,id=ns0,mode=auto,interval-ms=500,'
-             'runtime-dir=/tmp '
-             '-monitor stdio < /tmp/hmp > /tmp/out 2>&1 &)')
-        # Who holds the other end of the monitor
-        g.sh('(sleep 1000 > /tmp/hmp &)')
-        pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; cat /tmp/pid',
-                    timeout=scaled(60))
-        self.wait_for_pages(g, pid, 1)
-        g.sh(f'for t in /proc/{pid}/task/*; do taskset -pc 0 ${{t##*/}}; done')
+        pid, _ = self.inner(g, 'spin', '')
         self.wait_for_pages(g, pid, 0)
         self.monitor(g, 'info numa-sched',
                      'memory: guest to node 0: completed')
