@@ -28,10 +28,10 @@ def writing():
     image = bytearray(64 * 1024)
     code = bytes.fromhex('b80010'       # mov $0x1000, %ax
                          '8ec0'         # 1: mov %ax, %es
-                         '26a20000'     # mov %al, %es:0
+                         '2688260000'   # mov %ah, %es:0, which is not 0
                          '050001'       # add $0x100, %ax
                          '3d0090'       # cmp $0x9000, %ax
-                         '75f2ebed')    # jne 1b; jmp to the first
+                         '75f1ebec')    # jne 1b; jmp to the first
     image[0xff00:0xff00 + len(code)] = code
     image[0xfff0:0xfff3] = b'\xe9\x0d\xff'
     return bytes(image)

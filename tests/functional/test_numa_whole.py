@@ -174,15 +174,20 @@ class Whole(TestCase):
         g.sh('mkfifo /tmp/hmp2; (sleep 1000 > /tmp/hmp2 &)')
         g.sh(f'({command} -incoming "exec:cat /tmp/state" -S '
              '< /tmp/hmp2 > /tmp/out2 2>&1 &)')
+        g.sh('while ! grep -q "tatus: completed" /tmp/out2; do '
+             'echo info migrate > /tmp/hmp2; sleep 0.5; done',
+             timeout=scaled(60))
         # Without quotes, it would divide.
         g.sh('echo \'pmemsave 0 67108864 "/tmp/here"\' > /tmp/hmp; '
              'echo \'pmemsave 0 67108864 "/tmp/there"\' > /tmp/hmp2; '
-             'echo info status > /tmp/hmp2; '
-             'while ! grep -q "VM status" /tmp/out2 || '
-             '! [ "$(wc -c < /tmp/here)" = 67108864 ]; do sleep 0.2; done',
-             timeout=scaled(60))
+             'for f in here there; do '
+             'while ! [ "$(wc -c < /tmp/$f)" = 67108864 ]; do sleep 0.2; done; '
+             'done', timeout=scaled(60))
         self.assertEqual(g.sh('cmp /tmp/here /tmp/there && echo same'),
                          ['same'])
+        # There was something: the firmware writes to each of 128 pages.
+        self.assertEqual(g.sh('dd if=/tmp/there bs=4096 skip=32 count=1 '
+                              'status=none | od -An -tx1 -N2'), [' 20 00'])
         # The migration is over: it goes on.
         until(lambda: self.pages(g, pid)[0] > before, 'more pages', 90)
         g.sh('echo quit > /tmp/hmp; echo quit > /tmp/hmp2')
