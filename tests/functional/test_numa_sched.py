@@ -6,6 +6,7 @@ one that is made up, and what it advises.
 """
 
 import os
+import re
 
 from pmemha import TestCase, main
 from pmemha.numahost import Host
@@ -14,6 +15,8 @@ from pmemha.qmp import QmpError
 
 GIB = 1 << 30
 MIB = 1 << 20
+
+KERNEL = tuple(int(n) for n in re.findall(r'\d+', os.uname().release)[:2])
 
 
 def spinning():
@@ -274,6 +277,9 @@ class NumaSched(TestCase):
         """One note, one warning, and the next source"""
         info = self.look(q, lambda i: i['notes'])
         note, = info['notes']
+        for other in ('caches of', 'to spare', 'cgroup'):
+            if other in note and not any(other in text for text in said):
+                self.skipTest(f'this host can not be measured: {note}')
         for text in ("'ns0'", "'measure-latency'", *said):
             self.assertIn(text, note)
         info = self.look(q, after=info['periods'] + 2)
@@ -309,6 +315,7 @@ class NumaSched(TestCase):
     def test_measure_to_the_end(self):
         """CPUs of one node are said to be two: there is no difference, if any"""
         here, *other = sorted(os.sched_getaffinity(0))
+        self.assertTrue(other, 'this needs two CPUs')
         host = Host(self.work, [(0, other, 1024, [10, 30]),
                                 (909, [here], 0, [30, 10])])
         q = self.machine(obj=f',topology-root={host.dir},measure-latency=on')
@@ -318,7 +325,8 @@ class NumaSched(TestCase):
         self.assertEqual(len(info['plan']['latency']), 2)
         for note in info['notes']:
             self.assertRegex(note, 'all memory is as far|which is noise|would be '
-                             'nearer|of CPU time|to spare|caches of')
+                             'nearer|of CPU time|to spare|caches of|cgroup|'
+                             'that should be on node')
             self.assertEqual(self.sources(info), {'slit'})
 
     def test_measure_not_permitted(self):
@@ -384,7 +392,9 @@ class NumaSched(TestCase):
         """(group, bytes of its working set), once that was measured"""
         def done(info):
             for note in info['notes']:
-                self.assertNotIn('is not measured', note)
+                if 'pagemap-scan' in note and KERNEL < (6, 7):
+                    self.skipTest(note)
+                self.assertNotIn('not measured', note)
             return info['groups'][0]['measured']
         group, = self.look(q, done)['groups']
         return group, sum(w['bytes'] for w in group['working-set'])
@@ -396,8 +406,9 @@ class NumaSched(TestCase):
                             **{'working-set': True})
         group, used = self.measured(q)
         self.assertEqual(group['resident'], 64 * MIB)
-        # Estimators that see no reads let the rest count a quarter.
-        self.assertGreater(used, 16 * MIB)
+        # Estimators that see no reads let the rest count a quarter; a vCPU that
+        # waited for its CPU adds less than 1/1000.  It is not measured if unseen.
+        self.assertGreaterEqual(used, 16 * MIB)
         self.assertLess(used, 18 * MIB)
         self.assertEqual([w['node'] for w in group['working-set']], [0])
         self.assertIn('% at home; what is used of 64 MiB',
@@ -430,15 +441,22 @@ class NumaSched(TestCase):
         # QEMU tries whether it can watch, which it can not while we do.
         q.qmp.cmd('migrate-set-capabilities', capabilities=[
             {'capability': 'background-snapshot', 'state': True}])
-        q.qmp.cmd('object-add', **{
-            'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
-            'topology-root': host.dir, 'working-set': True})
-        # It is measured since the first look.
-        self.look(q)
-        q.qmp.cmd('migrate', uri='file:snapshot')
-        info = q.qmp.poll('query-migrate', lambda m: m.get('status') in (
-            'completed', 'failed'), scaled(30))
-        self.assertEqual(info['status'], 'completed', info)
+        for attempt in range(10):
+            q.qmp.cmd('object-add', **{
+                'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
+                'topology-root': host.dir, 'working-set': True})
+            # It is measured since the first look.
+            self.look(q)
+            q.qmp.cmd('migrate', uri=f'file:snapshot{attempt}')
+            info = q.qmp.poll('query-migrate', lambda m: m.get('status') in (
+                'completed', 'failed'), scaled(30))
+            self.assertEqual(info['status'], 'completed', info)
+            info = self.look(q, after=self.look(q)['periods'] + 1)
+            self.assertEqual(info['notes'], [])
+            if not info['groups'][0]['measured']:
+                return                  # the snapshot has ended it
+            q.qmp.cmd('object-del', id='ns0')
+        self.fail('each was over before its snapshot began')
 
     def test_refused(self):
         self.refused(',interval-ms=99', "'interval-ms'", '99', '100')

@@ -102,7 +102,7 @@ class Whole(TestCase):
         else:
             self.assertEqual(status, '1')
             self.assertRegex(lines[0], '--measure: (all memory|memory of|from '
-                             'node|node|it takes)')
+                             'node|node|it takes|caches of|twice|[0-9]+ pages)')
 
     def measured_by_object(self, g):
         """Beside a guest that spins: the source, or the reason, is shown."""

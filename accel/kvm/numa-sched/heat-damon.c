@@ -192,6 +192,10 @@ static bool turn_on(Damon *d, Error **errp)
                    KDAMOND " is '%s'); is another using it, too?", d->root,
                    ret ? strerror(-ret) : d->kdamond);
         d->kdamond[0] = 0;
+        /* It may be on all the same: nobody else would turn it off. */
+        if (ns_damon_is(d->dir, PID_TARGET, d->pid)) {
+            ns_damon_put(d->dir, STATE, "off");
+        }
         return false;
     }
     return true;

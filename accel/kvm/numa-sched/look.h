@@ -27,6 +27,7 @@ typedef struct NsMember {
     uint32_t *share;            /* of bytes, used; 1/1000; NULL: not known */
     int64_t share_at;           /* ns */
     int64_t watched_at;         /* ns: when that was last tried; 0: never */
+    int64_t window;             /* ns: in which it is then; 0: not yet known */
     uint64_t seen;              /* the look in which it was there last */
 } NsMember;
 

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include "affinity.h"
 #include "measure.h"
+#include "memcg.h"
 #include "mover.h"
 
 #define PREFERRED       1           /* the ABI: MPOL_PREFERRED */
@@ -67,6 +68,11 @@ static bool linux_node(void *opaque, int node, uint64_t *free, uint64_t *size,
                        uint64_t *watermark)
 {
     return ns_mover_linux.node(NULL, node, free, size, watermark);
+}
+
+static uint64_t linux_room(void *opaque)
+{
+    return ns_memcg_room("");
 }
 
 /*
@@ -186,6 +192,7 @@ const NsMeasureSys ns_measure_linux = {
     .cpu = linux_cpu,
     .cache = linux_cache,
     .node = linux_node,
+    .room = linux_room,
     .map = linux_map,
     .unmap = linux_unmap,
     .fill = linux_fill,

@@ -138,6 +138,12 @@ static bool has_room(Run *r, uint32_t id, uint64_t bytes)
                                   "spare", id, bytes / MiB);
         return false;
     }
+    if (r->sys->room(r->sys_opaque) / 2 < bytes) {
+        *r->why = g_strdup_printf("twice %" PRIu64 " MiB are more than the "
+                                  "memory cgroup of QEMU has left",
+                                  bytes / MiB);
+        return false;
+    }
     return true;
 }
 

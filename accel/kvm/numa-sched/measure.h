@@ -73,6 +73,8 @@ typedef struct NsMeasureSys {
     /* Bytes of the node: free, size, high watermark; false: not online */
     bool (*node)(void *opaque, int node, uint64_t *free, uint64_t *size,
                  uint64_t *watermark);
+    /* Bytes that this process may still take, whatever the nodes have */
+    uint64_t (*room)(void *opaque);
     /* A buffer whose pages, which are not there yet, should be on the node */
     int (*map)(void *opaque, uint32_t node, uint64_t bytes, void **buf);
     void (*unmap)(void *opaque, void *buf, uint64_t bytes);

@@ -70,7 +70,6 @@ struct NsSampler {
     NsWorking *working;         /* being measured; NULL: none is */
     char *working_group;
     int64_t working_due;        /* ns, likewise */
-    int64_t working_window;     /* ns */
     uint64_t microseconds;      /* CPU time that it took since the last look */
 };
 
@@ -100,9 +99,12 @@ void ns_sampler_step_moving(NsSampler *s);
 
 /*
  * With each look at the guest: is it time to measure a working set?  The
- * sampler's thread, as the next two.
+ * sampler's thread, as the next three.
  */
 void ns_sampler_look_at_working(NsSampler *s, const NsLook *k);
+
+/* Is it to be paused?  Then it is over, and that is returned. */
+bool ns_sampler_pause_working(NsSampler *s);
 
 /* When it is due, or to be paused */
 void ns_sampler_step_working(NsSampler *s);

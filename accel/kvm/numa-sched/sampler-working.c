@@ -75,6 +75,13 @@ static GArray *ranges_of(const NsLook *k, uint32_t g)
     return out;
 }
 
+/* Not of which group: there may be more of them than there is room for notes */
+static void not_measured(NsSampler *s, const char *why)
+{
+    ns_sampler_note(s, g_strdup_printf("numa-sched '%s': working sets are not "
+                    "measured: %s; all memory counts", s->id, why));
+}
+
 void ns_sampler_look_at_working(NsSampler *s, const NsLook *k)
 {
     g_autoptr(GArray) range = NULL;
@@ -103,16 +110,14 @@ void ns_sampler_look_at_working(NsSampler *s, const NsLook *k)
     range = ranges_of(k, g);
     s->working = ns_working_new((NsHeatRange *)range->data, range->len,
                                 NumaSchedEstimator_str(s->estimator), NULL,
-                                k->now, s->working_window, &err);
+                                k->now, m->window ?: NS_WORKING_WINDOW, &err);
     if (s->working) {
         s->working_group = g_strdup(k->guest->name[g]);
         s->working_due = k->now;
         return;
     }
     ns_sampler_stop_working(s);
-    ns_sampler_note(s, g_strdup_printf("numa-sched '%s': the working set of "
-                    "group '%s' is not measured: %s; all of its memory counts",
-                    s->id, k->guest->name[g], error_get_pretty(err)));
+    not_measured(s, error_get_pretty(err));
     error_free(err);
 }
 
@@ -121,13 +126,17 @@ static void finish(NsSampler *s)
 {
     NsMember *m = g_hash_table_lookup(s->history.member, s->working_group);
     g_autofree uint32_t *share = NULL;
+    const char *why;
 
+    why = ns_working_failed(s->working);
+    if (why) {
+        not_measured(s, why);
+    }
     if (!m || !s->topology || s->topology->n != s->history.n) {
         return;
     }
     share = g_new(uint32_t, s->topology->n);
-    if (!ns_working_result(s->working, s->topology, share,
-                           &s->working_window)) {
+    if (!ns_working_result(s->working, s->topology, share, &m->window)) {
         return;
     }
     for (uint32_t j = 0; m->share && j < s->topology->n; j++) {
@@ -138,19 +147,24 @@ static void finish(NsSampler *s)
     m->share_at = get_clock();
 }
 
-void ns_sampler_step_working(NsSampler *s)
+bool ns_sampler_pause_working(NsSampler *s)
 {
-    uint64_t began = ns_thread_us();
     bool paused;
 
-    if (!s->working) {
-        return;
-    }
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         paused = s->paused || s->stop;
     }
     if (paused) {
         ns_sampler_stop_working(s);
+    }
+    return paused;
+}
+
+void ns_sampler_step_working(NsSampler *s)
+{
+    uint64_t began = ns_thread_us();
+
+    if (!s->working || ns_sampler_pause_working(s)) {
         return;
     }
     s->working_due = ns_working_step(s->working, get_clock());

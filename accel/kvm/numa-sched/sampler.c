@@ -142,6 +142,8 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
         ns_look(&k, s->root);
         ns_sampler_look_at_moving(s, &k);
         ns_sampler_look_at_working(s, &k);
+        /* Whoever pauses us need not wait for a plan, too. */
+        ns_sampler_pause_working(s);
         plan(s, &k, info);
     } else {
         info->error = g_strdup(error_get_pretty(err));
@@ -307,7 +309,6 @@ NsSampler *ns_sampler_new(const NsConfig *c, void *opaque, Error **errp)
     s->estimator = c->estimator;
     s->working_sets = c->working_sets;
     s->working_due = INT64_MAX;
-    s->working_window = NS_WORKING_WINDOW;
     s->act = c->decided;
     s->opaque = opaque;
     s->due = INT64_MAX;

@@ -41,7 +41,10 @@ typedef struct NsConfig {
  */
 NsSampler *ns_sampler_new(const NsConfig *config, void *opaque, Error **errp);
 
-/* Ends its threads; may wait for the look that is under way.  BQL */
+/*
+ * Ends its threads; waits for the look that is under way, which with estimator
+ * "damon" may take 0.3 s.  BQL
+ */
 void ns_sampler_free(NsSampler *s);
 
 /* CPUs of the host's largest node, for ns_guest_look().  Any thread */
@@ -69,8 +72,9 @@ void ns_sampler_cancel(NsSampler *s);
 bool ns_sampler_is_moving(NsSampler *s);
 
 /*
- * Nothing moves, and no working set is measured, while @paused: waits for the
- * step that is under way.  Any thread but the sampler's
+ * Nothing moves, and no working set is measured, while @paused.  Waits until no
+ * userfaultfd watches for a working set (other estimators end a little later),
+ * for a step at most.  Any thread but the sampler's
  */
 void ns_sampler_pause(NsSampler *s, bool paused);
 

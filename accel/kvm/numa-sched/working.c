@@ -23,7 +23,7 @@ struct NsWorking {
     NsHeatRange chunk[NS_WORKING_CHUNKS];
     uint32_t n;
     NsHeat *heat;
-    bool failed;
+    char *failed;               /* why */
     uint32_t looks;
     int64_t next, window;
 };
@@ -111,7 +111,9 @@ NsWorking *ns_working_new(const NsHeatRange *range, uint32_t n,
     w->n = ns_working_chunks(range, n, w->chunk);
     w->window = window;
     w->next = now + window;
-    if (!w->n) {
+    if (qemu_real_host_page_size() != NS_PAGE) {
+        error_setg(errp, "pages of this host are not of 4096 bytes");
+    } else if (!w->n) {
         error_setg(errp, "there is no whole chunk of 2 MiB to be watched");
     } else {
         w->heat = ns_heat_new(w->chunk, w->n, name, ops, notes, errp);
@@ -134,13 +136,20 @@ void ns_working_free(NsWorking *w)
         if (w->heat) {
             ns_heat_free(w->heat);
         }
+        g_free(w->failed);
         g_free(w);
     }
+}
+
+const char *ns_working_failed(const NsWorking *w)
+{
+    return w->failed;
 }
 
 int64_t ns_working_step(NsWorking *w, int64_t now)
 {
     g_autofree char *name = NULL;
+    g_autoptr(GPtrArray) notes = NULL;
 
     if (w->failed || w->looks == NS_WORKING_LOOKS) {
         return INT64_MAX;
@@ -149,9 +158,12 @@ int64_t ns_working_step(NsWorking *w, int64_t now)
         return w->next;
     }
     name = g_strdup(ns_heat_name(w->heat));
-    ns_heat_look(w->heat, NULL);
+    notes = g_ptr_array_new_with_free_func(g_free);
+    ns_heat_look(w->heat, notes);
     /* Another estimator has seen another time. */
-    w->failed = strcmp(name, ns_heat_name(w->heat));
+    if (strcmp(name, ns_heat_name(w->heat))) {
+        w->failed = g_strdup(notes->len ? g_ptr_array_index(notes, 0) : name);
+    }
     w->looks++;
     w->next = now + w->window;
     return w->failed || w->looks == NS_WORKING_LOOKS ? INT64_MAX : w->next;
@@ -184,13 +196,10 @@ bool ns_working_result(NsWorking *w, const NsTopology *t, uint32_t *share,
             }
         }
     }
-    if (!ns_working_shares(seen, t->n, ns_heat_sees_reads(w->heat), share)) {
-        return false;
-    }
     for (uint32_t j = 0; j < t->n; j++) {
         all += seen[j].score;
         pages += seen[j].pages;
     }
-    *window = ns_working_window(w->window, all / pages);
-    return true;
+    *window = ns_working_window(w->window, pages ? all / pages : 0);
+    return ns_working_shares(seen, t->n, ns_heat_sees_reads(w->heat), share);
 }

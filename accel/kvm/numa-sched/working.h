@@ -74,9 +74,13 @@ void ns_working_free(NsWorking *w);
  */
 int64_t ns_working_step(NsWorking *w, int64_t now);
 
+/* Why the estimator gave up, NULL: it did not; @w's */
+const char *ns_working_failed(const NsWorking *w);
+
 /*
  * Where what was watched is, and so what is used of each node's memory, to
- * @share; the window for the next time to @window.  False: nothing was seen.
+ * @share.  False: nothing was seen.  The window for the next time goes to
+ * @window in both cases, unless the estimator failed.
  */
 bool ns_working_result(NsWorking *w, const NsTopology *t, uint32_t *share,
                        int64_t *window);

@@ -351,6 +351,7 @@ static void test_refused(void)
     put_kernel();
     put(KDAMOND, "-1\n");
     heat_new("is off again");
+    is(STATE, "off");
     is(NUMBER, "0");
 }
 

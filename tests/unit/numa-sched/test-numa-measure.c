@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include "qemu/units.h"
 #include "accel/kvm/numa-sched/measure.h"
+#include "accel/kvm/numa-sched/memcg.h"
 
 #define N       3
 #define TIMES   NS_MEASURE_TIMES
@@ -225,6 +226,71 @@ static void test_now(void)
 }
 
 /*
+ * Limits of cgroups, in a tree of files
+ */
+
+static void put(const char *root, const char *path, const char *text)
+{
+    g_autofree char *file = g_build_filename(root, path, NULL);
+    g_autofree char *dir = g_path_get_dirname(file);
+
+    g_assert_cmpint(g_mkdir_with_parents(dir, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(file, text, -1, NULL));
+}
+
+#define V1  "sys/fs/cgroup/memory/"
+#define V2  "sys/fs/cgroup/"
+
+static void test_memcg(void)
+{
+    g_autofree char *root = g_dir_make_tmp("numa-memcg-XXXXXX", NULL);
+    g_autofree char *rm = g_strdup_printf("rm -rf '%s'", root);
+
+    /* Nothing is known. */
+    g_assert_cmpuint(ns_memcg_room(root), ==, UINT64_MAX);
+    put(root, "proc/self/cgroup", "0::/vm/one\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, UINT64_MAX);
+    /* The nearest limit is the one above, of which files can be taken. */
+    put(root, V2 "vm/one/memory.max", "max\n");
+    put(root, V2 "vm/one/memory.current", "100\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, UINT64_MAX);
+    put(root, V2 "vm/memory.max", "1000\n");
+    put(root, V2 "vm/memory.current", "900\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 100);
+    put(root, V2 "vm/memory.stat", "anon 7\ninactive_file 300\nslab 8\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 400);
+    put(root, V2 "vm/one/memory.max", "150\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 50);
+    /* More is used than is allowed, and more can be taken than is used. */
+    put(root, V2 "vm/one/memory.current", "160\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 0);
+    put(root, V2 "vm/one/memory.stat", "a 1\ninactive_file 500\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 150);
+    put(root, V2 "vm/one/memory.max", "-5\n");
+    put(root, V2 "vm/memory.max", "10 00\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, UINT64_MAX);
+
+    /* Version 1; the list of controllers has to have memory. */
+    put(root, "proc/self/cgroup",
+        "9:name=memory:/x\n4:cpu,memoryless:/x\n3:cpu,memory:/c/d\n0::/\n"
+        "bad\n:\n::\n");
+    put(root, V1 "memory.limit_in_bytes", "9223372036854771712\n");
+    put(root, V1 "memory.usage_in_bytes", "5000\n");
+    put(root, V1 "x/memory.limit_in_bytes", "1\n");
+    put(root, V1 "x/memory.usage_in_bytes", "1\n");
+    put(root, V1 "c/d/memory.limit_in_bytes", "3000\n");
+    put(root, V1 "c/d/memory.usage_in_bytes", "2000\n");
+    put(root, V1 "c/d/memory.stat",
+        "inactive_file 1\ntotal_inactive_file 70\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 1070);
+
+    /* Outside of what is seen: what is mounted counts. */
+    put(root, "proc/self/cgroup", "3:memory:/../c\n");
+    g_assert_cmpuint(ns_memcg_room(root), ==, 9223372036854771712ull - 5000);
+    g_assert_cmpint(system(rm), ==, 0);
+}
+
+/*
  * A kernel
  */
 
@@ -236,7 +302,7 @@ typedef struct Fake {
     Call fails;
     int error, after;           /* so many calls of that kind are good */
     int calls[ELSEWHERE + 1];
-    uint64_t cache, free, elsewhere;
+    uint64_t cache, free, room, elsewhere;
     bool half;                  /* of the CPUs may be used; of node 0, none */
     bool moved;                 /* runs somewhere else than it was bound to */
 
@@ -297,6 +363,11 @@ static bool fake_node(void *opaque, int node, uint64_t *free, uint64_t *size,
     *size = GiB;
     *watermark = 0;
     return !call(f, NODE);
+}
+
+static uint64_t fake_room(void *opaque)
+{
+    return ((Fake *)opaque)->room;
 }
 
 static int fake_map(void *opaque, uint32_t node, uint64_t bytes, void **buf)
@@ -375,6 +446,7 @@ static const NsMeasureSys fake_sys = {
     .cpu = fake_cpu,
     .cache = fake_cache,
     .node = fake_node,
+    .room = fake_room,
     .map = fake_map,
     .unmap = fake_unmap,
     .fill = fake_fill,
@@ -385,8 +457,8 @@ static const NsMeasureSys fake_sys = {
 
 static Fake fake(void)
 {
-    return (Fake) { .free = GiB, .error = EPERM, .at_node = -1,
-                    .buf_node = -1 };
+    return (Fake) { .free = GiB, .room = UINT64_MAX, .error = EPERM,
+                    .at_node = -1, .buf_node = -1 };
 }
 
 static NsMeasured *run(const NsTopology *t, Fake *f, char **why)
@@ -495,6 +567,9 @@ static void test_refusals(void)
     f = fake();
     f.free = GiB / 20 + NS_MEASURE_MIN - MiB;
     fails(f, "node 0 has no 32 MiB of memory to spare");
+    f = fake();
+    f.room = 64 * MiB - 1;
+    fails(f, "than the memory cgroup of QEMU has left");
 }
 
 /* The sooner it is too much, the sooner it ends. */
@@ -544,6 +619,7 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/measure/alike", test_alike);
     g_test_add_func("/numa-sched/measure/bytes", test_bytes);
     g_test_add_func("/numa-sched/measure/now", test_now);
+    g_test_add_func("/numa-sched/measure/memcg", test_memcg);
     g_test_add_func("/numa-sched/measure/measure", test_measure);
     g_test_add_func("/numa-sched/measure/one-node", test_one_node);
     g_test_add_func("/numa-sched/measure/errors", test_errors);

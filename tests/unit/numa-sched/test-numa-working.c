@@ -237,11 +237,14 @@ static void test_measured(void)
     g_assert_cmpuint(share, ==, 250 + 750 * NS_WORKING_UNSEEN / 1000);
     ns_working_free(w);
 
-    /* Nothing is used: nothing is known. */
-    w = watch("writes", 0);
+    /* Nothing is used: nothing is known, but the window was too short. */
+    w = ns_working_new(&memory, 1, "writes", all, 0, NS_WORKING_WINDOW,
+                       &error_abort);
     fake.bytes = 0;
     look(w, 0);
     g_assert_false(ns_working_result(w, t, &share, &window));
+    g_assert_cmpint(window, ==, 2 * NS_WORKING_WINDOW);
+    g_assert_null(ns_working_failed(w));
     ns_working_free(w);
 }
 
@@ -295,6 +298,7 @@ static void test_fails(void)
     fake.bytes = CHUNK;
     g_assert_cmpuint(look(w, 0), ==, 3);
     fake.fails_at = 0;
+    g_assert_nonnull(strstr(ns_working_failed(w), "it went blind"));
     g_assert_cmpint(ns_working_step(w, INT64_MAX - 1), ==, INT64_MAX);
     g_assert_false(ns_working_result(w, t, &share, &window));
     ns_working_free(w);
