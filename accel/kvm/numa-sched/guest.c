@@ -100,8 +100,6 @@ static void look_at_vcpus(NsGuest *g, MachineState *ms, Grouping by)
     g->node = (int *)g_array_free(g_steal_pointer(&nodes), false);
 }
 
-#define MAX_TASKS   512         /* that are looked through for vhost's */
-
 static void add_helper(NsGuest *g, int tid)
 {
     NsVcpu v = { .index = -1, .tid = tid };
@@ -109,28 +107,17 @@ static void add_helper(NsGuest *g, int tid)
     g_array_append_val(g->vcpu, v);
 }
 
-/* Since Linux 6.4 they are threads of QEMU, named after its process. */
-static void look_at_vhost(NsGuest *g)
+static void look_at_vhost(NsGuest *g, NsWorkers *workers)
 {
-    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    g_autoptr(GArray) tids = g_array_new(false, false, sizeof(int));
 
-    for (int i = 0; dir && i < MAX_TASKS; i++) {
-        const char *name = g_dir_read_name(dir);
-        g_autofree char *path = NULL;
-        g_autofree char *comm = NULL;
-
-        if (!name) {
-            return;
-        }
-        path = g_strdup_printf("/proc/self/task/%s/comm", name);
-        if (g_file_get_contents(path, &comm, NULL, NULL) &&
-            g_str_has_prefix(comm, "vhost-")) {
-            add_helper(g, atoi(name));
-        }
+    ns_workers_look(workers, "/proc/self/task", tids);
+    for (guint i = 0; i < tids->len; i++) {
+        add_helper(g, g_array_index(tids, int, i));
     }
 }
 
-static void look_at_helpers(NsGuest *g)
+static void look_at_helpers(NsGuest *g, NsWorkers *workers)
 {
     IOThreadInfoList *all = qmp_query_iothreads(NULL);
 
@@ -140,7 +127,7 @@ static void look_at_helpers(NsGuest *g)
         }
     }
     qapi_free_IOThreadInfoList(all);
-    look_at_vhost(g);
+    look_at_vhost(g, workers);
 }
 
 static void add_range(NsGuest *g, int node, MemoryRegion *mr, uint64_t offset,
@@ -233,7 +220,7 @@ static void look_at_memory(NsGuest *g, MachineState *ms, Grouping by)
     look_at_plugged(g, by);
 }
 
-NsGuest *ns_guest_look(uint32_t largest)
+NsGuest *ns_guest_look(uint32_t largest, NsWorkers *workers)
 {
     MachineState *ms = MACHINE(qdev_get_machine());
     Grouping by = choose(ms, largest);
@@ -243,7 +230,7 @@ NsGuest *ns_guest_look(uint32_t largest)
     g->range = g_array_new(false, false, sizeof(NsGuestRange));
     look_at_vcpus(g, ms, by);
     if (g->n == 1) {
-        look_at_helpers(g);
+        look_at_helpers(g, workers);
     }
     look_at_memory(g, ms, by);
     return g;

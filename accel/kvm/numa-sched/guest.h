@@ -7,6 +7,8 @@
 #ifndef NUMA_SCHED_GUEST_H
 #define NUMA_SCHED_GUEST_H
 
+#include "workers.h"
+
 /*
  * A vCPU and the thread that it runs in; with icount they may share one.  Or a
  * thread that works for the guest: an iothread, or a worker of vhost.
@@ -41,10 +43,11 @@ typedef struct NsGuest {
 } NsGuest;
 
 /*
- * What there is now.  @largest: CPUs of the host's largest node.  BQL; the
- * result is the caller's, and ranges in it may be unmapped at any time after.
+ * What there is now.  @largest: CPUs of the host's largest node.  @workers: the
+ * caller's, for all looks.  BQL; the result is the caller's, and ranges in it
+ * may be unmapped at any time after.
  */
-NsGuest *ns_guest_look(uint32_t largest);
+NsGuest *ns_guest_look(uint32_t largest, NsWorkers *workers);
 
 void ns_guest_free(NsGuest *guest);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(NsGuest, ns_guest_free)

@@ -47,6 +47,7 @@ struct NumaSched {
 
     NsSampler *sampler;         /* since it is complete */
     NsAct *act;
+    NsWorkers *workers;
     bool degraded;              /* what it decides, it may not do */
     QEMUTimer *timer;
     Notifier machine_done;
@@ -57,7 +58,7 @@ static NumaSched *current;      /* BQL */
 
 static NsGuest *guest_now(const NumaSched *ns)
 {
-    return ns_guest_look(ns_sampler_largest(ns->sampler));
+    return ns_guest_look(ns_sampler_largest(ns->sampler), ns->workers);
 }
 
 static void look(void *opaque)
@@ -163,6 +164,7 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
     }
     current = ns;
     ns->act = ns_act_new();
+    ns->workers = ns_workers_new();
     ns_sampler_pause(ns->sampler, migration_is_running());
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
         migration_add_notifier_mode(&ns->migration[mode], migration_changed,
@@ -196,6 +198,7 @@ static void numa_sched_finalize(Object *obj)
         timer_free(ns->timer);
         ns_sampler_free(ns->sampler);
         ns_act_free(ns->act);
+        ns_workers_free(ns->workers);
         current = NULL;
     }
     g_free(ns->latency);

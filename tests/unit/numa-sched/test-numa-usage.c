@@ -12,6 +12,7 @@
 #include "accel/kvm/numa-sched/plan.h"
 #include "accel/kvm/numa-sched/residency.h"
 #include "accel/kvm/numa-sched/usage.h"
+#include "accel/kvm/numa-sched/workers.h"
 #include "numa-case.h"
 
 /* In a block of its own size, so that a sanitizer sees what is behind it */
@@ -396,6 +397,68 @@ static void test_residency(void)
     g_assert_cmpuint(absent, ==, SIZE);
 }
 
+/*
+ * Workers of vhost
+ */
+
+static void thread(const char *root, int tid, const char *comm)
+{
+    g_autofree char *dir = g_strdup_printf("%s/%d", root, tid);
+    g_autofree char *file = g_strdup_printf("%s/comm", dir);
+
+    g_assert_cmpint(g_mkdir_with_parents(dir, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(file, comm, -1, NULL));
+}
+
+static uint32_t workers(NsWorkers *w, const char *root, int has)
+{
+    g_autoptr(GArray) tids = g_array_new(false, false, sizeof(int));
+    bool found = false;
+
+    ns_workers_look(w, root, tids);
+    for (guint i = 0; i < tids->len; i++) {
+        found |= g_array_index(tids, int, i) == has;
+    }
+    g_assert_true(found || !tids->len);
+    return tids->len;
+}
+
+static void test_workers(void)
+{
+    g_autofree char *root = g_dir_make_tmp("numa-task-XXXXXX", NULL);
+    g_autofree char *rm = g_strdup_printf("rm -rf '%s'/*", root);
+    g_autofree char *gone = g_strdup_printf("rm -rf '%s'/101", root);
+    g_autoptr(NsWorkers) w = ns_workers_new();
+    uint32_t found = 0;
+
+    g_assert_cmpuint(workers(w, "/no/such/directory", 0), ==, 0);
+    thread(root, 100, "qemu\n");
+    thread(root, 101, "vhost-100\n");
+    thread(root, 102, "a vhost-1\n");
+    g_assert_cmpuint(workers(w, root, 101), ==, 1);
+    /* A name is read once. */
+    thread(root, 101, "other\n");
+    thread(root, 102, "vhost-100\n");
+    g_assert_cmpuint(workers(w, root, 101), ==, 1);
+    /* What is gone is forgotten: the id may come again. */
+    g_assert_cmpint(system(gone), ==, 0);
+    g_assert_cmpuint(workers(w, root, 0), ==, 0);
+    thread(root, 101, "CPU 0/TCG\n");
+    g_assert_cmpuint(workers(w, root, 0), ==, 0);
+
+    /* However many there are, each is found after some looks. */
+    for (int i = 0; i < 3 * NS_WORKERS_READ; i++) {
+        thread(root, 1000 + i, "CPU\n");
+    }
+    thread(root, 5000, "vhost-100\n");
+    for (int i = 0; i < 4; i++) {
+        found = workers(w, root, 5000);
+    }
+    g_assert_cmpuint(found, ==, 1);
+    g_assert_cmpint(system(rm), ==, 0);
+    g_assert_cmpint(rmdir(root), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -411,5 +474,6 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/usage/cpu-list", test_cpu_list);
     g_test_add_func("/numa-sched/usage/self", test_self);
     g_test_add_func("/numa-sched/usage/residency", test_residency);
+    g_test_add_func("/numa-sched/usage/workers", test_workers);
     return g_test_run();
 }
