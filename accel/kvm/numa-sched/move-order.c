@@ -105,6 +105,10 @@ NsMoveOrder *ns_move_order(const NsMoveHost *h, const NsMoveUnit *unit,
         if (u->shared || row[u->src] <= row[h->target]) {
             continue;
         }
+        if (u->busy > h->tries) {
+            o->busy_bytes += u->bytes;
+            continue;
+        }
         e[o->n++] = (Entry) {
             .key = (uint64_t)u->score * (row[u->src] - row[h->target]) /
                    (u->bytes / NS_PAGE),

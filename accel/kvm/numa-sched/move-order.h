@@ -26,6 +26,7 @@ typedef struct NsMoveUnit {
     uint32_t bytes;             /* NS_PAGE or NS_MOVE_HUGE */
     uint32_t score;             /* accesses seen, smoothed; not scaled */
     uint16_t src;               /* index of the node that it is on */
+    uint8_t busy;               /* times that it was asked for in vain */
     bool write_hot;             /* often written: moving it may have to retry */
     bool shared;                /* used from several nodes: it stays */
 } NsMoveUnit;
@@ -35,6 +36,7 @@ typedef struct NsMoveHost {
     const uint32_t *ratio;      /* n * n: r(i,j), 1 to NS_MAX_RATIO */
     uint32_t cpu;               /* index of the node that the group runs on */
     uint32_t target;            /* index of the node that memory goes to */
+    uint32_t tries;             /* units that were busy more often wait */
 } NsMoveHost;
 
 typedef struct NsMoveOrder {
@@ -44,6 +46,7 @@ typedef struct NsMoveOrder {
     uint32_t stop;              /* those before this place are worth it */
     uint64_t bytes;             /* of all n */
     uint64_t stop_bytes;        /* of those worth it */
+    uint64_t busy_bytes;        /* of those that wait, which are not among n */
     /* False: no unit was seen used, and the order is that of addresses */
     bool scored;
     /* False: heat differs by no more than chance, so that all are worth it */
@@ -53,7 +56,8 @@ typedef struct NsMoveOrder {
 
 /*
  * The order of @unit, @n of them, at most NS_MOVE_MAX_UNITS.  A unit that is
- * shared, or no farther from the CPUs than the target, is left out.
+ * shared, or no farther from the CPUs than the target, is left out, and so is
+ * one that waits.
  * @epsilon (1/1000, at most NS_MOVE_MAX_EPSILON; 0: all are worth it): a unit
  * that brings less per byte than that part of the average over all that gain is
  * not worth moving.  Where heat is even, all are.

@@ -137,6 +137,9 @@ static void settle(NsMover *m, uint32_t first, uint32_t units, const Fate *fate)
         if (!fate[i].busy && !fate[i].full) {
             u->shared = !fate[i].moved;
             u->src = m->target;
+        } else if (fate[i].busy) {
+            /* However often scores change before all others had their turn */
+            u->busy = m->tries + 1;
         }
     }
 }
@@ -181,16 +184,15 @@ static int move_units(NsMover *m, uint32_t first, uint32_t units, Fate *sum)
     return ret;
 }
 
-/* Bytes of the order so far that were busy, and still are where they were */
+/* Bytes that were busy in this try, and so still are where they were */
 static uint64_t left_behind(const NsMover *m)
 {
-    const NsMoveUnit *unit = (NsMoveUnit *)m->unit->data;
     uint64_t bytes = 0;
 
-    for (uint32_t i = 0; i < m->order->next; i++) {
-        const NsMoveUnit *u = &unit[m->order->unit[i]];
+    for (guint i = 0; i < m->unit->len; i++) {
+        const NsMoveUnit *u = &g_array_index(m->unit, NsMoveUnit, i);
 
-        bytes += u->src != m->target ? u->bytes : 0;
+        bytes += u->busy > m->tries && u->src != m->target ? u->bytes : 0;
     }
     return bytes;
 }
@@ -202,6 +204,7 @@ static int64_t order_is_over(NsMover *m)
     /* When a whole pass moved nothing, the next one will not, either. */
     if (left && m->tries < TRIES && (m->pass_moved || !m->tries)) {
         m->tries++;
+        m->pass_moved = 0;
         ns_mover_make_order(m);
         return ns_mover_now(m);
     }

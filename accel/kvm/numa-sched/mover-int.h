@@ -46,7 +46,7 @@ struct NsMover {
     bool skewed;                /* see move-order.h, of the first order */
     NsMoveOrder *order;
     uint32_t tries;
-    uint64_t pass_moved;        /* bytes, since the order was made */
+    uint64_t pass_moved;        /* bytes, since this try began */
     uint64_t settled;           /* bytes that moved or failed in this window */
     uint64_t before_total, before_worth;    /* of earlier windows */
 

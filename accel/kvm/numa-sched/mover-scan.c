@@ -222,6 +222,7 @@ void ns_mover_make_order(NsMover *m)
 {
     NsMoveHost host = {
         .n = m->n_nodes, .ratio = m->ratio, .cpu = m->cpu, .target = m->target,
+        .tries = m->tries,
     };
     bool first = !m->order;
 
@@ -234,10 +235,11 @@ void ns_mover_make_order(NsMover *m)
     } else if (m->epsilon && m->skewed) {
         cut(m);
     }
-    m->pass_moved = 0;
     QEMU_LOCK_GUARD(&m->lock);
-    m->progress.total = m->before_total + m->settled + m->order->bytes;
-    m->progress.worth = m->before_worth + m->settled + m->order->stop_bytes;
+    m->progress.total = m->before_total + m->settled + m->order->bytes +
+                        m->order->busy_bytes;
+    m->progress.worth = m->before_worth + m->settled + m->order->stop_bytes +
+                        m->order->busy_bytes;
     m->progress.scored |= m->order->scored;
 }
 
@@ -247,6 +249,7 @@ void ns_mover_end_window(NsMover *m)
     m->before_worth = m->progress.worth;
     m->settled = 0;
     m->tries = 0;
+    m->pass_moved = 0;
     m->page_size = 0;
     m->guess = false;
     g_array_set_size(m->unit, 0);

@@ -277,7 +277,9 @@ NumaMigrateProgress *ns_moving_progress(const NsMoving *m)
     out->reason = m->gone ? g_strdup("the memory is no longer the guest's") :
                   p.state == NS_MOVER_FULL ?
                   g_strdup_printf("node %u has no room for more", m->target) :
-                  p.error ? g_strdup(strerror(p.error)) : NULL;
+                  p.error ?
+                  g_strdup_printf("memory can not be moved to node %u: %s",
+                                  m->target, strerror(p.error)) : NULL;
     return out;
 }
 

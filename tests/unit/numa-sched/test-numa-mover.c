@@ -271,6 +271,34 @@ static void test_busy(void)
     ns_mover_free(t.m);
 }
 
+/* M14: also when scores change all the time, and the hottest are busy */
+static void test_busy_and_refreshed(void)
+{
+    g_autoptr(Fake) f = fake_new(4096, GB);
+    g_autofree uint32_t *score = g_new0(uint32_t, 4096);
+    uint32_t steps = 0;
+    Run t;
+
+    for (uint32_t i = 0; i < f->n; i++) {
+        f->page[i].pinned = i < 2048;
+        score[i] = i < 2048 ? 1000000 : 1 + i % 7;
+    }
+    start(f, &t, score);
+    do {
+        ns_mover_refresh(t.m);
+        steps += fake_run(f, t.m, 1);
+        ns_mover_progress(t.m, &t.p);
+        g_assert_cmpuint(t.p.total, ==, t.p.total ? 16 * MB : 0);
+    } while (t.p.state == NS_MOVER_RUNNING && steps < 20000);
+    g_assert_cmpint(t.p.state, ==, NS_MOVER_DONE);
+    g_assert_cmpuint(t.p.failed, ==, 8 * MB);
+    g_assert_cmpuint(t.p.moved, ==, 8 * MB);
+    /* Once, and three times more */
+    g_assert_cmpuint(t.p.units, <=, 2048 + 4 * 2048);
+    fake_check(f, 1);
+    ns_mover_free(t.m);
+}
+
 static void test_room(void)
 {
     g_autoptr(Fake) f = fake_new(16384, GB);
@@ -548,6 +576,8 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/mover/cold", test_cold);
     g_test_add_func("/numa-sched/mover/pause", test_pause);
     g_test_add_func("/numa-sched/mover/busy", test_busy);
+    g_test_add_func("/numa-sched/mover/busy-and-refreshed",
+                    test_busy_and_refreshed);
     g_test_add_func("/numa-sched/mover/room", test_room);
     g_test_add_func("/numa-sched/mover/undo", test_undo);
     g_test_add_func("/numa-sched/mover/dry-run", test_dry_run);

@@ -407,7 +407,9 @@ static void thread(const char *root, int tid, const char *comm)
     g_autofree char *file = g_strdup_printf("%s/comm", dir);
 
     g_assert_cmpint(g_mkdir_with_parents(dir, 0700), ==, 0);
-    g_assert_true(g_file_set_contents(file, comm, -1, NULL));
+    g_assert_true(g_file_set_contents_full(file, comm, -1,
+                                           G_FILE_SET_CONTENTS_NONE, 0600,
+                                           NULL));
 }
 
 static uint32_t workers(NsWorkers *w, const char *root, int has)
@@ -426,7 +428,7 @@ static uint32_t workers(NsWorkers *w, const char *root, int has)
 static void test_workers(void)
 {
     g_autofree char *root = g_dir_make_tmp("numa-task-XXXXXX", NULL);
-    g_autofree char *rm = g_strdup_printf("rm -rf '%s'/*", root);
+    g_autofree char *rm = g_strdup_printf("rm -rf '%s'", root);
     g_autofree char *gone = g_strdup_printf("rm -rf '%s'/101", root);
     g_autoptr(NsWorkers) w = ns_workers_new();
     uint32_t found = 0;
@@ -447,16 +449,15 @@ static void test_workers(void)
     g_assert_cmpuint(workers(w, root, 0), ==, 0);
 
     /* However many there are, each is found after some looks. */
-    for (int i = 0; i < 3 * NS_WORKERS_READ; i++) {
+    for (int i = 0; i < NS_WORKERS_READ + 20; i++) {
         thread(root, 1000 + i, "CPU\n");
     }
     thread(root, 5000, "vhost-100\n");
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 2; i++) {
         found = workers(w, root, 5000);
     }
     g_assert_cmpuint(found, ==, 1);
     g_assert_cmpint(system(rm), ==, 0);
-    g_assert_cmpint(rmdir(root), ==, 0);
 }
 
 int main(int argc, char **argv)
