@@ -388,6 +388,40 @@ class NumaSched(TestCase):
                      f'CPUs {ranges(other)}'):
             self.assertIn(said, text)
 
+    def test_memory_intensity(self):
+        host, here, _ = self.split_host()
+
+        def said(**props):
+            q = self.on_one_cpu(here, host, **props)
+            info = self.look(q, lambda i: i['groups'][0]['threads'][0]['cpu'])
+            group, = info['groups']
+            self.assertEqual(info['notes'], [])
+            text = q.hmp('info numa-sched')
+            q.quit()
+            place, = info['plan']['places']
+            runs = {o['run'] for o in place['options']
+                    if o['memory'] == 'stay'}
+            return group, runs, text
+
+        group, runs, text = said(**{'memory-intensity': 0})
+        self.assertEqual((group['intensity'], group['intensity-source']),
+                         (0, 'operator'))
+        self.assertIn('waits 0.0 % (operator)', text)
+        # Who never waits is as well off anywhere.
+        self.assertEqual(len(runs), 1)
+        group, runs, text = said(**{'memory-intensity': 1000})
+        self.assertEqual((group['intensity'], group['intensity-source']),
+                         (1000, 'operator'))
+        self.assertIn('waits 100.0 % (operator)', text)
+        # All is three times as long.
+        self.assertAlmostEqual(max(runs) / min(runs), 3, 3)
+        group, runs, text = said()
+        self.assertEqual(len(runs), 2)
+        self.assertIn(group['intensity-source'], ('perf', 'default'))
+        if group['intensity-source'] == 'default':
+            self.assertEqual(group['intensity'], 500)
+            self.assertIn('waits 50.0 % (default)', text)
+
     def measured(self, q):
         """(group, bytes of its working set), once that was measured"""
         def done(info):
@@ -462,6 +496,8 @@ class NumaSched(TestCase):
         self.refused(',interval-ms=99', "'interval-ms'", '99', '100')
         self.refused(',hysteresis=101', "'hysteresis'", '101')
         self.refused(',horizon=0', "'horizon'", '1 to 3600')
+        self.refused(',memory-intensity=1001', "'memory-intensity'", '1001',
+                     '0 to 1000')
         self.refused(',max-migrate-bandwidth=1k', 'max-migrate-bandwidth')
         self.refused(',latency=none.txt', 'none.txt')
         self.refused(',topology-root=nowhere', 'nowhere')
@@ -479,7 +515,8 @@ class NumaSched(TestCase):
         self.assertEqual(q.wait(30), 0)
         for name in ('mode', 'interval-ms', 'hysteresis', 'horizon',
                      'max-migrate-bandwidth', 'latency', 'topology-root',
-                     'estimator', 'runtime-dir', 'measure-latency'):
+                     'estimator', 'runtime-dir', 'measure-latency',
+                     'memory-intensity'):
             line = next(l for l in q.output().splitlines()
                         if l.strip().startswith(name + '='))
             self.assertIn(' - ', line)

@@ -44,7 +44,10 @@ static void print_group(Monitor *mon, const NumaSchedGroup *g,
         monitor_printf(mon, "%10.3f%c", cpu_on(g, n->value->id) / 1e3,
                        home ? '*' : ' ');
     }
-    monitor_printf(mon, "%s\n%-12s memory", g->fixed ? " fixed" : "", "");
+    monitor_printf(mon, "%s waits %u.%u %% (%s)\n%-12s memory",
+                   g->fixed ? " fixed;" : "", g->intensity / 10,
+                   g->intensity % 10,
+                   NumaSchedIntensitySource_str(g->intensity_source), "");
     for (const NumaPlanNodeList *n = nodes; n; n = n->next) {
         g_autofree char *bytes = size_to_str(bytes_on(g, n->value->id));
 

@@ -9,7 +9,6 @@
 #include "look.h"
 #include "residency.h"
 
-#define INTENSITY           500         /* nothing measures it yet */
 #define STALE           (10 * 60 * NANOSECONDS_PER_SECOND)
 #define SAMPLES             2048        /* pages, of all groups */
 
@@ -298,7 +297,7 @@ static void look_at_groups(NsLook *k)
         m->home = id;
         k->phase[g].resting = ns_rests(&m->rest, k->now / SCALE_MS);
         k->group[g] = (NsGroup) {
-            .cpu = m->cpu, .intensity = INTENSITY, .home = home,
+            .cpu = m->cpu, .home = home,
             .bytes = k->bytes + (size_t)g * nodes,
         };
         smooth_bytes(m, k->bytes + (size_t)g * nodes, nodes);
@@ -350,6 +349,7 @@ void ns_look(NsLook *k, const char *root)
     look_at_nodes(k, root);
     look_at_memory(k);
     look_at_groups(k);
+    ns_look_at_intensity(k);
 }
 
 void ns_look_clear(NsLook *k)
@@ -368,6 +368,8 @@ void ns_look_clear(NsLook *k)
     g_free(k->measured);
     g_free(k->fixed);
     g_free(k->allowed);
+    g_free(k->intensity);
+    g_free(k->note);
 }
 
 void ns_history_init(NsHistory *h)
@@ -378,6 +380,7 @@ void ns_history_init(NsHistory *h)
         .task = g_hash_table_new_full(NULL, NULL, NULL, g_free),
         .busy = g_new0(uint64_t, NS_MAX_CPUS),
         .busy_now = g_new0(uint64_t, NS_MAX_CPUS),
+        .intensity = -1,
     };
 }
 
@@ -389,4 +392,5 @@ void ns_history_clear(NsHistory *h)
     g_free(h->used);
     g_free(h->busy);
     g_free(h->busy_now);
+    ns_misses_free(h->misses);
 }

@@ -11,8 +11,10 @@
 
 #include "affinity.h"
 #include "guest.h"
+#include "intensity.h"
 #include "latency.h"
 #include "plan.h"
+#include "qapi/qapi-types-numa-sched.h"
 #include "step.h"
 #include "topology.h"
 #include "usage.h"
@@ -23,6 +25,7 @@ typedef struct NsMember {
     uint64_t *bytes;            /* by node, smoothed; NULL: not known */
     NsRest rest;
     uint32_t cpu;               /* smoothed, 1/1000 */
+    uint32_t intensity;         /* measured, smoothed, 1/1000; 0: not known */
     int home;                   /* id of the node; -1: not known */
     uint32_t *share;            /* of bytes, used; 1/1000; NULL: not known */
     int64_t share_at;           /* ns */
@@ -50,6 +53,8 @@ typedef struct NsHistory {
     GHashTable *member, *task;
     uint64_t *busy, *busy_now;  /* of the host's CPUs, by id */
     int64_t busy_at;            /* ns; 0: never */
+    int intensity;              /* the operator's; -1: none was given */
+    NsMisses *misses;           /* NULL: they are not counted */
 } NsHistory;
 
 void ns_history_init(NsHistory *history);
@@ -82,6 +87,8 @@ typedef struct NsLook {
     uint64_t *resident;         /* n: of which bytes are the working set */
     bool *measured;             /* n: they are; otherwise all of it */
     bool *fixed, *allowed;      /* n; n * nodes */
+    NumaSchedIntensitySource *intensity;    /* n: of those in @group */
+    char *note;                 /* what could not be done; NULL: nothing */
 } NsLook;
 
 /*
@@ -90,6 +97,9 @@ typedef struct NsLook {
  * as nothing.
  */
 void ns_look(NsLook *look, const char *root);
+
+/* Its last part: the intensities of @group, whose rest is set */
+void ns_look_at_intensity(NsLook *look);
 
 void ns_look_clear(NsLook *look);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(NsLook, ns_look_clear)

@@ -23,6 +23,7 @@
 #include "affinity.h"
 #include "command.h"
 #include "compat.h"
+#include "intensity.h"
 #include "plan.h"
 #include "sampler.h"
 #include "step.h"
@@ -40,6 +41,8 @@ struct NumaSched {
     uint64_t bandwidth;
     NumaSchedEstimator estimator;
     bool working_sets;
+    uint32_t intensity;         /* 1/1000 */
+    bool intensity_given;
     char *latency;
     bool measure;
     char *root;
@@ -148,6 +151,7 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
         .mode = ns->mode, .hysteresis = ns->hysteresis,
         .horizon = ns->horizon, .bandwidth = ns->bandwidth,
         .estimator = ns->estimator, .working_sets = ns->working_sets,
+        .intensity = ns->intensity_given ? (int)ns->intensity : -1,
         .latency = ns->latency, .measure = ns->measure, .root = ns->root,
         .runtime_dir = ns->runtime_dir, .decided = decided,
     };
@@ -183,6 +187,7 @@ static void numa_sched_init(Object *obj)
     ns->hysteresis = NS_HYSTERESIS / 10;
     ns->horizon = NS_HORIZON;
     ns->bandwidth = NS_BANDWIDTH;
+    ns->intensity = NS_INTENSITY;
     ns->root = g_strdup("/");
 }
 
@@ -263,6 +268,7 @@ typedef struct NumberProperty {
     bool is_size;               /* 64 bits; otherwise 32 */
     uint64_t min, max;
     const char *about;
+    size_t given;               /* offset of a bool that says so; 0: none */
 } NumberProperty;
 
 static const NumberProperty number[] = {
@@ -277,6 +283,11 @@ static const NumberProperty number[] = {
       NS_MIN_BANDWIDTH, NS_MAX_BANDWIDTH,
       "Bytes per second at which memory can be moved between nodes "
       "(default: 256 MiB)" },
+    { "memory-intensity", offsetof(NumaSched, intensity), false, 0,
+      NS_MAX_INTENSITY,
+      "Part of its CPU time that a group would wait for memory if all of it "
+      "were local, in 1/1000 (default: measured where perf permits, or 500)",
+      offsetof(NumaSched, intensity_given) },
 };
 
 static void get_number(Object *obj, Visitor *v, const char *name, void *opaque,
@@ -309,10 +320,15 @@ static void set_number(Object *obj, Visitor *v, const char *name, void *opaque,
         error_setg(errp, "numa-sched property '%s' can not be %" PRIu64
                    ": give %" PRIu64 " to %" PRIu64, name, value, p->min,
                    p->max);
-    } else if (p->is_size) {
+        return;
+    }
+    if (p->is_size) {
         *(uint64_t *)at = value;
     } else {
         *(uint32_t *)at = value;
+    }
+    if (p->given) {
+        *(bool *)((char *)NUMA_SCHED(obj) + p->given) = true;
     }
 }
 

@@ -47,6 +47,8 @@ NumaSchedGroup *ns_report_group(const NsLook *k, uint32_t g)
     out->absent = k->absent[g];
     out->resident = k->resident[g];
     out->measured = k->measured[g];
+    out->intensity = k->group[g].intensity;
+    out->intensity_source = k->intensity[g];
     for (guint i = 0; i < k->thread->len; i++) {
         const NsThread *th = &g_array_index(k->thread, NsThread, i);
 

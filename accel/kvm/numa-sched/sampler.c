@@ -140,6 +140,9 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
     if (look_at_host(s, &k, &err)) {
         qatomic_set(&s->largest, largest_node(k.t));
         ns_look(&k, s->root);
+        if (k.note) {
+            ns_sampler_note(s, g_steal_pointer(&k.note));
+        }
         ns_sampler_look_at_moving(s, &k);
         ns_sampler_look_at_working(s, &k);
         /* Whoever pauses us need not wait for a plan, too. */
@@ -329,6 +332,8 @@ NsSampler *ns_sampler_new(const NsConfig *c, void *opaque, Error **errp)
     g_queue_init(&s->requests);
     s->notes = g_ptr_array_new_with_free_func(g_free);
     ns_history_init(&s->history);
+    s->history.intensity = c->intensity;
+    s->history.misses = c->intensity < 0 ? ns_misses_new_linux() : NULL;
     qemu_mutex_init(&s->lock);
     qemu_cond_init(&s->cond);
     qemu_cond_init(&s->unwatched);

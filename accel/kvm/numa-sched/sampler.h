@@ -24,6 +24,7 @@ typedef struct NsConfig {
     uint64_t bandwidth;         /* bytes/s */
     NumaSchedEstimator estimator;
     bool working_sets;          /* are measured */
+    int intensity;              /* 0 to 1000; -1: measure it if possible */
     const char *latency;        /* file, or NULL */
     bool measure;               /* latencies, where there is nothing better */
     const char *root;           /* of the host's trees */
