@@ -29,7 +29,9 @@ struct NsHeat {
 };
 
 static const NsHeatOps *const usual[] = {
-    &ns_heat_pagemap_scan, &ns_heat_soft_dirty, &ns_heat_damon, NULL,
+    &ns_heat_pagemap_scan, &ns_heat_soft_dirty, &ns_heat_damon,
+    &ns_heat_perf,
+    NULL,
 };
 
 static uint64_t counters(const NsHeat *h, const NsHeatRange *r)

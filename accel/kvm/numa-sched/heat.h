@@ -44,6 +44,8 @@ extern const NsHeatOps ns_heat_pagemap_scan;
 extern const NsHeatOps ns_heat_soft_dirty;
 /* Reads and writes, by DAMON: of regions, and for one user of the host */
 extern const NsHeatOps ns_heat_damon;
+/* Reads and writes, by samples that the hardware takes */
+extern const NsHeatOps ns_heat_perf;
 
 /*
  * @name: "auto": the first that works, "none" if no other; otherwise that one,

@@ -19,10 +19,12 @@
 #include "qom/object_interfaces.h"
 #include "system/runstate.h"
 #include "system/system.h"
+#include "system/tcg.h"
 #include "act.h"
 #include "affinity.h"
 #include "command.h"
 #include "compat.h"
+#include "heat-perf.h"
 #include "intensity.h"
 #include "plan.h"
 #include "sampler.h"
@@ -139,6 +141,8 @@ static void machine_done(Notifier *n, void *data)
 {
     NumaSched *ns = container_of(n, NumaSched, machine_done);
 
+    /* Of QEMU's accelerators only TCG's threads access memory themselves. */
+    ns_perf_own_addresses(tcg_enabled());
     ns->timer = timer_new_ms(QEMU_CLOCK_REALTIME, look, ns);
     look(ns);
 }
@@ -396,7 +400,7 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
                                    set_estimator);
     object_class_property_set_description(oc, "estimator",
         "How the use of memory is known: auto, none, pagemap-scan, soft-dirty, "
-        "damon (default: auto)");
+        "damon, perf (default: auto)");
     object_class_property_add_bool(oc, "working-set", get_working_set,
                                    set_working_set);
     object_class_property_set_description(oc, "working-set",

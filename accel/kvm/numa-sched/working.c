@@ -115,6 +115,9 @@ NsWorking *ns_working_new(const NsHeatRange *range, uint32_t n,
         error_setg(errp, "pages of this host are not of 4096 bytes");
     } else if (!w->n) {
         error_setg(errp, "there is no whole chunk of 2 MiB to be watched");
+    } else if (!strcmp(name, ns_heat_perf.name)) {
+        error_setg(errp, "estimator 'perf' samples, so that what it does not "
+                   "see may be used all the same");
     } else {
         w->heat = ns_heat_new(w->chunk, w->n, name, ops, notes, errp);
     }
