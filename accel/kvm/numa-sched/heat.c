@@ -29,9 +29,8 @@ struct NsHeat {
 };
 
 static const NsHeatOps *const usual[] = {
-    &ns_heat_pagemap_scan, &ns_heat_soft_dirty, &ns_heat_damon,
-    &ns_heat_perf,
-    NULL,
+    &ns_heat_pagemap_scan, &ns_heat_dirty_ring, &ns_heat_soft_dirty,
+    &ns_heat_damon, &ns_heat_perf, NULL,
 };
 
 static uint64_t counters(const NsHeat *h, const NsHeatRange *r)
@@ -59,7 +58,8 @@ static void open_next(NsHeat *h, GPtrArray *notes)
     for (; *h->now; h->now++) {
         Error *err = NULL;
 
-        if ((*h->now)->by_name_only) {
+        if ((*h->now)->by_name_only ||
+            ((*h->now)->exists && !(*h->now)->exists())) {
             continue;
         }
         h->opaque = (*h->now)->open(range, h->n, &err);
@@ -67,6 +67,18 @@ static void open_next(NsHeat *h, GPtrArray *notes)
             return;
         }
         add_note(notes, (*h->now)->name, err);
+    }
+}
+
+static void add_remark(const NsHeat *h, GPtrArray *notes)
+{
+    const NsHeatOps *ops = *h->now;
+    g_autofree char *remark = notes && ops->remark ? ops->remark(h->opaque) :
+                              NULL;
+
+    if (remark) {
+        g_ptr_array_add(notes, g_strdup_printf("numa-sched: estimator '%s': %s",
+                                               ops->name, remark));
     }
 }
 
@@ -178,7 +190,9 @@ void ns_heat_look(NsHeat *h, GPtrArray *notes)
             h->table[i].count[k] = aged(h->table[i].count[k]);
         }
     }
-    if (!(*h->now)->look(h->opaque, h, &err)) {
+    if ((*h->now)->look(h->opaque, h, &err)) {
+        add_remark(h, notes);
+    } else {
         add_note(notes, (*h->now)->name, err);
         (*h->now)->close(h->opaque);
         h->opaque = NULL;

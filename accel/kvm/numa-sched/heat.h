@@ -36,10 +36,22 @@ typedef struct NsHeatOps {
     bool sees_reads;            /* as well as writes */
     /* It takes from others what they may want: "auto" passes it by. */
     bool by_name_only;
+    /*
+     * May be NULL.  Most machines do not have what it needs, and need not be
+     * told: if false, "auto" passes it by without a note.
+     */
+    bool (*exists)(void);
+    /*
+     * May be NULL.  What the last look did not see, for people, the caller's to
+     * free; NULL: it saw all that there was.
+     */
+    char *(*remark)(void *opaque);
 } NsHeatOps;
 
 /* Writes, by PAGEMAP_SCAN (since Linux 6.7) and userfaultfd */
 extern const NsHeatOps ns_heat_pagemap_scan;
+/* Writes, by KVM's dirty rings; of the guest only */
+extern const NsHeatOps ns_heat_dirty_ring;
 /* Writes, by /proc/self/clear_refs and the soft-dirty bits of its pagemap */
 extern const NsHeatOps ns_heat_soft_dirty;
 /* Reads and writes, by DAMON: of regions, and for one user of the host */
@@ -64,7 +76,8 @@ bool ns_heat_sees_reads(const NsHeat *heat);
 
 /*
  * Age what is known, then look.  An estimator that fails is replaced by the
- * next one that works, at last by "none"; @notes: as above.
+ * next one that works, at last by "none"; @notes: as above, and what it did not
+ * see.
  */
 void ns_heat_look(NsHeat *heat, GPtrArray *notes);
 

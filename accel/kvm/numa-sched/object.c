@@ -27,6 +27,7 @@
 #include "heat-perf.h"
 #include "intensity.h"
 #include "plan.h"
+#include "ring.h"
 #include "sampler.h"
 #include "step.h"
 
@@ -399,8 +400,8 @@ static void numa_sched_class_init(ObjectClass *oc, NS_CONST void *data)
                                    &NumaSchedEstimator_lookup, get_estimator,
                                    set_estimator);
     object_class_property_set_description(oc, "estimator",
-        "How the use of memory is known: auto, none, pagemap-scan, soft-dirty, "
-        "damon, perf (default: auto)");
+        "How the use of memory is known: auto, none, pagemap-scan, dirty-ring, "
+        "soft-dirty, damon, perf (default: auto)");
     object_class_property_add_bool(oc, "working-set", get_working_set,
                                    set_working_set);
     object_class_property_set_description(oc, "working-set",
@@ -448,6 +449,7 @@ static const TypeInfo numa_sched_info = {
 
 static void numa_sched_register(void)
 {
+    ns_ring_use_kvm();
     type_register_static(&numa_sched_info);
 }
 
