@@ -54,7 +54,9 @@ static void print_group(Monitor *mon, const NumaSchedGroup *g,
         monitor_printf(mon, "%10s ", bytes);
     }
     monitor_printf(mon, " %u.%u %% at home", g->local / 10, g->local % 10);
-    if (g->measured) {
+    if (g->measured && !g->resident) {
+        monitor_printf(mon, "; what it wrote");
+    } else if (g->measured) {
         g_autofree char *bytes = size_to_str(g->resident);
 
         monitor_printf(mon, "; what is used of %s", bytes);

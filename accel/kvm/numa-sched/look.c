@@ -186,6 +186,18 @@ static void look_at_use(NsLook *k, uint32_t g, uint64_t *bytes)
     }
 }
 
+/* Memory is nobody's: what it wrote is all that is known, and can not follow */
+static void look_at_written(NsLook *k, uint32_t g, uint64_t *bytes)
+{
+    const uint64_t *written = ns_vcpu_sets_group(k->sets, k->t,
+                                                 k->guest->name[g], k->now);
+
+    if (written && !k->resident[g] && !k->absent[g]) {
+        memcpy(bytes, written, k->t->n * sizeof(*bytes));
+        k->measured[g] = k->group[g].pinned = true;
+    }
+}
+
 static NsMember *member_get(NsHistory *s, const char *name)
 {
     NsMember *m = g_hash_table_lookup(s->member, name);
@@ -302,6 +314,7 @@ static void look_at_groups(NsLook *k)
         };
         smooth_bytes(m, k->bytes + (size_t)g * nodes, nodes);
         look_at_use(k, g, k->bytes + (size_t)g * nodes);
+        look_at_written(k, g, k->bytes + (size_t)g * nodes);
         restrict_group(k, g, there);
     }
     g_hash_table_foreach_remove(s->member, is_no_member, s);

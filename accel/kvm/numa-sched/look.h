@@ -18,6 +18,7 @@
 #include "step.h"
 #include "topology.h"
 #include "usage.h"
+#include "working-vcpu.h"
 
 /* What is remembered of a group, by its name */
 typedef struct NsMember {
@@ -74,6 +75,7 @@ typedef struct NsThread {
 typedef struct NsLook {
     NsHistory *history;
     const NsGuest *guest;
+    const NsVcpuSets *sets;     /* NULL: not known */
     NsTopology *t;
     NsLatency *l;
     int64_t now;                /* ns */
@@ -92,7 +94,7 @@ typedef struct NsLook {
 } NsLook;
 
 /*
- * Fill in what follows from @history, @guest, @t and @l, which are set:
+ * Fill in what follows from @history, @guest, @sets, @t and @l, which are set:
  * threads, nodes, groups.  @root: see topology.h.  What can not be read counts
  * as nothing.
  */

@@ -30,11 +30,45 @@ static NumaSchedThread *thread_info(const NsLook *k, const NsThread *th)
     return out;
 }
 
+static void add_bytes(const NsLook *k, const uint64_t *bytes,
+                      NumaPlanBytesList **tail)
+{
+    for (uint32_t j = 0; j < k->t->n; j++) {
+        if (bytes[j]) {
+            NumaPlanBytes *b = g_new0(NumaPlanBytes, 1);
+
+            b->node = k->t->node[j].id;
+            b->bytes = bytes[j];
+            QAPI_LIST_APPEND(tail, b);
+        }
+    }
+}
+
+/* What is known of its vCPUs one by one */
+static void add_vcpus(const NsLook *k, uint32_t g, NumaSchedGroup *out)
+{
+    NumaSchedVcpuList **tail = &out->vcpus;
+
+    for (guint i = 0; i < k->guest->vcpu->len; i++) {
+        const NsVcpu *v = &g_array_index(k->guest->vcpu, NsVcpu, i);
+        const uint64_t *bytes = ns_vcpu_sets_vcpu(k->sets, k->t, v->index,
+                                                  k->now);
+
+        if (v->group == g && v->index >= 0 && bytes) {
+            NumaSchedVcpu *x = g_new0(NumaSchedVcpu, 1);
+
+            x->index = v->index;
+            add_bytes(k, bytes, &x->written);
+            QAPI_LIST_APPEND(tail, x);
+            out->has_vcpus = true;
+        }
+    }
+}
+
 NumaSchedGroup *ns_report_group(const NsLook *k, uint32_t g)
 {
     NumaSchedGroup *out = g_new0(NumaSchedGroup, 1);
     NumaSchedThreadList **threads = &out->threads;
-    NumaPlanBytesList **set = &out->working_set;
     int home = k->group[g].home;
     uint64_t all = 0;
 
@@ -56,18 +90,11 @@ NumaSchedGroup *ns_report_group(const NsLook *k, uint32_t g)
             QAPI_LIST_APPEND(threads, thread_info(k, th));
         }
     }
+    add_bytes(k, k->group[g].bytes, &out->working_set);
     for (uint32_t j = 0; j < k->t->n; j++) {
-        uint64_t bytes = k->group[g].bytes[j];
-
-        if (bytes) {
-            NumaPlanBytes *b = g_new0(NumaPlanBytes, 1);
-
-            b->node = k->t->node[j].id;
-            b->bytes = bytes;
-            QAPI_LIST_APPEND(set, b);
-            all += bytes;
-        }
+        all += k->group[g].bytes[j];
     }
+    add_vcpus(k, g, out);
     out->local = home >= 0 && all ?
                  (double)k->group[g].bytes[home] / all * 1000 : 0;
     return out;

@@ -57,17 +57,26 @@ int ns_residency(const NsRange *r, uint32_t samples, uint64_t phase,
     return 0;
 }
 
-int ns_page_nodes(uint64_t addr, uint32_t pages, int *node)
+int ns_nodes_of(const uint64_t *addr, uint32_t n, int *node)
 {
-    g_autofree void **at = g_new(void *, pages);
+    g_autofree void **at = g_new(void *, n);
 
-    for (uint32_t i = 0; i < pages; i++) {
-        at[i] = (void *)(uintptr_t)(addr +
-                                    i * (uint64_t)qemu_real_host_page_size());
+    for (uint32_t i = 0; i < n; i++) {
+        at[i] = (void *)(uintptr_t)addr[i];
         node[i] = -ENOENT;
     }
-    return syscall(SYS_move_pages, 0, (unsigned long)pages, at, NULL, node,
+    return syscall(SYS_move_pages, 0, (unsigned long)n, at, NULL, node,
                    0) < 0 ? -errno : 0;
+}
+
+int ns_page_nodes(uint64_t addr, uint32_t pages, int *node)
+{
+    g_autofree uint64_t *at = g_new(uint64_t, pages);
+
+    for (uint32_t i = 0; i < pages; i++) {
+        at[i] = addr + i * (uint64_t)qemu_real_host_page_size();
+    }
+    return ns_nodes_of(at, pages, node);
 }
 
 void ns_bytes_by_index(const NsTopology *t, const uint64_t *found,

@@ -37,6 +37,9 @@ int ns_residency(const NsRange *range, uint32_t samples, uint64_t phase,
  */
 int ns_page_nodes(uint64_t addr, uint32_t pages, int *node);
 
+/* The same of @n pages anywhere, by their addresses */
+int ns_nodes_of(const uint64_t *addr, uint32_t n, int *node);
+
 /*
  * What ns_residency() found, by id, added to @bytes, by index of @t: memory of
  * a node that was made one with another is that one's.  That on nodes that are

@@ -16,12 +16,15 @@
 #include "sampler.h"
 #include "steady.h"
 #include "working.h"
+#include "working-vcpu.h"
 
 /* Memory that is to move */
 typedef struct NsRequest {
     char *group;
     uint32_t target;            /* id */
 } NsRequest;
+
+typedef struct NsVcpuWatch NsVcpuWatch;
 
 struct NsSampler {
     /* Set before the thread starts */
@@ -70,6 +73,7 @@ struct NsSampler {
     NsWorking *working;         /* being measured; NULL: none is */
     char *working_group;
     int64_t working_due;        /* ns, likewise */
+    NsVcpuWatch *vcpus;         /* NULL: what they write was never measured */
     uint64_t microseconds;      /* CPU time that it took since the last look */
 };
 
@@ -111,6 +115,23 @@ void ns_sampler_step_working(NsSampler *s);
 
 /* What is not finished is lost.  Nothing may be watched twice. */
 void ns_sampler_stop_working(NsSampler *s);
+
+/*
+ * What vCPUs write, where the estimator is dirty-ring, in place of the three
+ * above: with each look, and when it is due.  The sampler's thread, as all of
+ * these
+ */
+void ns_sampler_look_at_vcpus(NsSampler *s, const NsLook *k);
+void ns_sampler_step_vcpus(NsSampler *s);
+
+/* ns; INT64_MAX: nothing is due */
+int64_t ns_sampler_vcpus_due(const NsSampler *s);
+
+/* NULL: nothing is known */
+const NsVcpuSets *ns_sampler_vcpu_sets(const NsSampler *s);
+
+/* All is forgotten. */
+void ns_sampler_stop_vcpus(NsSampler *s);
 
 /* CPU time of the calling thread */
 uint64_t ns_thread_us(void);

@@ -131,7 +131,10 @@ static strList *notes_of(NsSampler *s)
 static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
 {
     NumaSchedInfo *info = g_new0(NumaSchedInfo, 1);
-    g_auto(NsLook) k = { .history = &s->history, .guest = guest };
+    g_auto(NsLook) k = {
+        .history = &s->history, .guest = guest,
+        .sets = ns_sampler_vcpu_sets(s),
+    };
     uint64_t began = ns_thread_us();
     Error *err = NULL;
 
@@ -144,7 +147,11 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
             ns_sampler_note(s, g_steal_pointer(&k.note));
         }
         ns_sampler_look_at_moving(s, &k);
-        ns_sampler_look_at_working(s, &k);
+        if (s->estimator == NUMA_SCHED_ESTIMATOR_DIRTY_RING) {
+            ns_sampler_look_at_vcpus(s, &k);
+        } else {
+            ns_sampler_look_at_working(s, &k);
+        }
         /* Whoever pauses us need not wait for a plan, too. */
         ns_sampler_pause_working(s);
         plan(s, &k, info);
@@ -219,6 +226,7 @@ static void wait_for_work(NsSampler *s)
 {
     int64_t now = get_clock(), due = MIN(s->due, s->working_due);
 
+    due = MIN(due, ns_sampler_vcpus_due(s));
     if (s->kick) {
         s->kick = false;
     } else if (due == INT64_MAX) {
@@ -250,6 +258,7 @@ static void *sampler_thread(void *opaque)
             qemu_mutex_unlock(&s->lock);
             ns_sampler_step_moving(s);
             ns_sampler_step_working(s);
+            ns_sampler_step_vcpus(s);
             qemu_mutex_lock(&s->lock);
         } else {
             NumaSchedInfo *info;
@@ -258,6 +267,7 @@ static void *sampler_thread(void *opaque)
             info = look(s, guest);
             ns_sampler_step_moving(s);
             ns_sampler_step_working(s);
+            ns_sampler_step_vcpus(s);
             qemu_mutex_lock(&s->lock);
             s->guest = NULL;
             publish(s, info, info->decisions != decisions);
@@ -266,6 +276,7 @@ static void *sampler_thread(void *opaque)
     }
     qemu_mutex_unlock(&s->lock);
     ns_sampler_stop_working(s);
+    ns_sampler_stop_vcpus(s);
     ns_promises_close(&s->promises);
     return NULL;
 }

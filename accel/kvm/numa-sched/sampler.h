@@ -75,7 +75,8 @@ bool ns_sampler_is_moving(NsSampler *s);
 /*
  * Nothing moves, and no working set is measured, while @paused.  Waits until no
  * userfaultfd watches for a working set (other estimators end a little later),
- * for a step at most.  Any thread but the sampler's
+ * for a step at most.  What dirty rings say is read to the end of the window,
+ * as migration has them on, too.  Any thread but the sampler's
  */
 void ns_sampler_pause(NsSampler *s, bool paused);
 
