@@ -12,6 +12,7 @@ import re
 from pmemha import main
 from pmemha.numahost import Host
 from pmemha.paths import scaled
+from pmemha.twonodes import environment
 import test_numa_sched as base
 
 MIB = base.MIB
@@ -151,6 +152,31 @@ class NumaRing(Ring):
         self.assertLess(used, 18 * MIB)
         self.assertEqual([(v['index'], self.pages(v['written']))
                           for v in group['vcpus']], [(0, {0: PAGES}), (1, {})])
+
+    def test_memory_moves(self):
+        """To a node that this host is said to have: what is hot is known."""
+        q = self.machine(
+            '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
+            '-numa', 'node,nodeid=0,cpus=0-1,memdev=m0', smp=2, start=False)
+        q.env = environment()
+        q.start()
+        # The rings are read once in a second, so a look sees something new.
+        self.add(q, **{'working-set': False, 'interval-ms': 2000,
+                       'max-migrate-bandwidth': 8 * MIB})
+        self.look(q)
+        q.qmp.cmd('numa-sched-move', id='ns0', node=0, target=1)
+        while True:
+            progress = q.qmp.wait_event('NUMA_MIGRATE_PROGRESS',
+                                        scaled(30))['data']['progress']
+            if progress['state'] not in ('waiting', 'running'):
+                break
+        self.diag(progress)
+        # What is written, and nothing else, is worth it.
+        self.assertEqual((progress['state'], progress['moved'],
+                          progress['estimator']),
+                         ('completed', PAGES * 4096, 'dirty-ring'))
+        self.wait_flags(q, lambda f: f == [LOG_OURS, 0])
+        self.assertEqual(self.look(q)['notes'], [])
 
     def test_off(self):
         """Without working-set nothing is logged, by whatever estimator."""
