@@ -407,9 +407,7 @@ static void thread(const char *root, int tid, const char *comm)
     g_autofree char *file = g_strdup_printf("%s/comm", dir);
 
     g_assert_cmpint(g_mkdir_with_parents(dir, 0700), ==, 0);
-    g_assert_true(g_file_set_contents_full(file, comm, -1,
-                                           G_FILE_SET_CONTENTS_NONE, 0600,
-                                           NULL));
+    g_assert_true(g_file_set_contents(file, comm, -1, NULL));
 }
 
 static uint32_t workers(NsWorkers *w, const char *root, int has)
