@@ -8,6 +8,7 @@ calculated by hand from docs/devel/numa-sched.rst.
 
 import json
 import os
+import random
 import subprocess
 
 from pmemha import TestCase, main
@@ -15,6 +16,25 @@ from pmemha.numahost import Host
 from pmemha.paths import build_dir, program, scaled
 
 GIB = 1 << 30
+
+
+# What breaks parsers, and programs that believe them
+PIECES = [b'{', b'}', b'[', b']', b',', b':', b'"', b'\\', b'\\u0000',
+          b'\\ud800', b'\xff', b'\xc0\x80', b'\0', b'\n', b'-', b'.', b'e999',
+          b'1e99', b'-1', b'0', b'4294967296', b'18446744073709551615',
+          b'18446744073709551616', b'9' * 400, b'null', b'true', b'"0"',
+          b'[' * 2000, b'{"groups":' * 500, b'"node"', b'"bytes"', b'%s%n']
+
+
+def broken(r, text):
+    """A workload, or a file of latencies, with some faults"""
+    for _ in range(r.randint(1, 4)):
+        at = r.randrange(len(text) + 1)
+        length = r.choice((0, 0, 1, 1, 5, 40))
+        more = r.choice((b'', r.choice(PIECES), r.choice(PIECES),
+                         r.randbytes(3), text[at:at + 60]))
+        text = text[:at] + more + text[at + length:]
+    return text
 
 
 class NumaPlan(TestCase):
@@ -206,6 +226,47 @@ class NumaPlan(TestCase):
             '--workload', '-', stdin='{"groups": []}\n{\n')[2])
         self.host.dir = self.work.path('nowhere')
         self.assertIn('nowhere', self.refused())
+
+    def fuzz(self, text, option, *others):
+        """One answer or one clear error, whatever is in the file"""
+        seed = random.SystemRandom().randrange(1 << 32)
+        self.diag(f'seed {seed}')
+        r = random.Random(seed)
+        taken = 0
+        for n in range(400):
+            data = broken(r, text)
+            self.work.write('fuzz', data)
+            done = subprocess.run(
+                [program('NUMA_PLAN'), '--topology-root', self.host.dir,
+                 '--output', 'json', option, 'fuzz', *others],
+                stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                timeout=scaled(60), cwd=self.work.dir)
+            with self.subTest(seed=seed, n=n, data=data[:300]):
+                if done.returncode == 0:
+                    taken += 1
+                    self.assertEqual(done.stderr, b'')
+                    json.loads(done.stdout)
+                else:
+                    self.assertEqual((done.returncode, done.stdout), (1, b''))
+                    self.assertRegex(done.stderr, b'\\bfuzz:')
+                    self.assertEqual(done.stderr.count(b'\n'), 1, done.stderr)
+        self.diag(f'{taken} of 400 taken')
+
+    def test_fuzzed_workloads(self):
+        self.fuzz(json.dumps({
+            'horizon': 60, 'bandwidth': 1 << 28,
+            'nodes': [{'node': 0, 'cpu': 500, 'free': GIB}],
+            'groups': [
+                {'name': 'a', 'cpu': 2000, 'intensity': 500, 'home': 0,
+                 'working-set': [{'node': 5, 'bytes': GIB},
+                                 {'node': 9, 'bytes': 3 * GIB}]},
+                {'name': 'b', 'pinned': True, 'nodes': [0, 5], 'working-set': [
+                    {'node': 0, 'bytes': GIB}]},
+                {'name': 'c'}]}).encode(), '--workload')
+
+    def test_fuzzed_latencies(self):
+        self.fuzz(b'# ns\n0 0 80\n0 5 140\n0 9 300\n5 0 150\n5 5 81 # x\n'
+                  b'5 9 310\n', '--latency')
 
     def test_usage(self):
         for args in (['--output', 'xml'], ['more'], ['--none'],

@@ -160,6 +160,18 @@ static char *read_file(const char *name, size_t *len, Error **errp)
     return buf;
 }
 
+/* Errors may quote what is in a file, which may be meant for the terminal. */
+static void report(Error *err, const char *name)
+{
+    g_autofree char *text = g_strdup(error_get_pretty(err));
+
+    for (char *c = text; *c; c++) {
+        *c = (unsigned char)*c < ' ' || *c == 0x7f ? '?' : *c;
+    }
+    error_report("%s: %s", name, text);
+    error_free(err);
+}
+
 static NumaPlanWorkload *parse_workload(const char *buf, size_t len,
                                         Error **errp)
 {
@@ -210,7 +222,7 @@ static bool answer(const Options *o, const NsTopology *t, const NsLatency *l,
     w = buf ? parse_workload(buf, len, &err) : g_new0(NumaPlanWorkload, 1);
     if (!w || !workload_convert(t, l, w, &work, &err)) {
         workload_clear(&work);
-        error_reportf_err(err, "%s: ", name);
+        report(err, name);
         return false;
     }
     plan = ns_plan(&work.host, work.group, work.n);
