@@ -9,7 +9,7 @@
  * physical address (node=, once for each range).
  *
  *   -plugin FILE,out=PATH,code=START:BYTES,data=START:BYTES,mark=ADDR,
- *           node=ID:START:BYTES,...
+ *           pages=ADDR,node=ID:START:BYTES,...
  *
  * A store to mark= appends one line to the file:
  *   mark VALUE VCPU:ID=COUNT,ID=COUNT,... VCPU:...
@@ -17,6 +17,11 @@
  * start; ID -1 is no range given.  Lines count up, so that a reader subtracts:
  * nothing is ever reset, and each counter has one writer.  A line read while
  * other vCPUs run may be late by what they just did.
+ *
+ * A store to pages= (which may be left out) appends
+ *   pages VALUE PAGE=COUNT PAGE=COUNT ...
+ * with all accesses to each page of 4096 bytes since the start, of all vCPUs;
+ * PAGE counts from the start of data=.
  */
 
 #include <errno.h>
@@ -30,6 +35,7 @@
 QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
 #define MAX_RANGES  16
+#define PAGE_BITS   12
 
 typedef struct Range {
     uint64_t start, bytes;
@@ -43,7 +49,8 @@ typedef struct Counts {
 
 static Range code, data, range[MAX_RANGES];
 static unsigned int n_ranges;
-static uint64_t mark;
+static uint64_t mark, pages;
+static uint64_t *page;                  /* with pages= only */
 static FILE *out;
 static GMutex out_lock;
 static struct qemu_plugin_scoreboard *score;
@@ -81,6 +88,22 @@ static void line(const char *word, uint64_t value)
     g_mutex_unlock(&out_lock);
 }
 
+static void page_line(uint64_t value)
+{
+    g_mutex_lock(&out_lock);
+    fprintf(out, "pages %" PRIu64, value);
+    for (uint64_t i = 0; i <= (data.bytes - 1) >> PAGE_BITS; i++) {
+        uint64_t n = __atomic_load_n(&page[i], __ATOMIC_RELAXED);
+
+        if (n) {
+            fprintf(out, " %" PRIu64 "=%" PRIu64, i, n);
+        }
+    }
+    fprintf(out, "\n");
+    fflush(out);
+    g_mutex_unlock(&out_lock);
+}
+
 static void access(unsigned int vcpu, qemu_plugin_meminfo_t info,
                    uint64_t addr, void *unused)
 {
@@ -100,8 +123,14 @@ static void access(unsigned int vcpu, qemu_plugin_meminfo_t info,
             }
         }
         c->n[i]++;
+        if (page) {
+            __atomic_fetch_add(&page[(addr - data.start) >> PAGE_BITS], 1,
+                               __ATOMIC_RELAXED);
+        }
     } else if (addr == mark && qemu_plugin_mem_is_store(info)) {
         line("mark", qemu_plugin_mem_get_value(info).data.u64);
+    } else if (page && addr == pages && qemu_plugin_mem_is_store(info)) {
+        page_line(qemu_plugin_mem_get_value(info).data.u64);
     }
 }
 
@@ -125,6 +154,8 @@ static void at_exit(qemu_plugin_id_t id, void *unused)
 {
     line("exit", 0);
     fclose(out);
+    free(page);
+    page = NULL;
     qemu_plugin_scoreboard_free(score);
 }
 
@@ -177,6 +208,8 @@ static bool parse(const char *arg)
         return parse_range(p, &data);
     } else if (!strcmp(name, "mark")) {
         return number(&p, 0, &mark);
+    } else if (!strcmp(name, "pages")) {
+        return number(&p, 0, &pages);
     } else if (!strcmp(name, "node")) {
         return parse_node(p);
     }
@@ -191,7 +224,8 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info,
         if (!parse(argv[i])) {
             fprintf(stderr, "numa-score: '%s' is not one of out=PATH (that "
                     "can be written), code=START:BYTES, data=START:BYTES, "
-                    "mark=ADDR, node=ID:START:BYTES (at most %d)\n",
+                    "mark=ADDR, pages=ADDR, node=ID:START:BYTES (at most "
+                    "%d)\n",
                     argv[i], MAX_RANGES);
             return -1;
         }
@@ -202,6 +236,14 @@ int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info,
         return -1;
     }
     score = qemu_plugin_scoreboard_new(sizeof(Counts));
+    if (pages) {
+        page = calloc(((data.bytes - 1) >> PAGE_BITS) + 1, sizeof(*page));
+        if (!page) {
+            fprintf(stderr, "numa-score: there is no memory for the counters "
+                    "of pages\n");
+            return -1;
+        }
+    }
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     qemu_plugin_register_atexit_cb(id, at_exit, NULL);
     return 0;

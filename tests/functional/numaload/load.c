@@ -70,6 +70,11 @@ static void COUNTED mark(uint64_t value)
     *(volatile uint64_t *)MARK = value; /* is seen from outside */
 }
 
+static void COUNTED count_pages(uint64_t value)
+{
+    *(volatile uint64_t *)PAGES = value;        /* is seen from outside */
+}
+
 /* The copy of a function for a CPU */
 static uint64_t copy_of(void *function, uint32_t cpu)
 {
@@ -93,6 +98,11 @@ static void copy_code(uint32_t cpu)
 static void mark_from(uint32_t cpu, uint64_t value)
 {
     ((void (*)(uint64_t))copy_of(mark, cpu))(value);
+}
+
+static void pages_from(uint32_t cpu, uint64_t value)
+{
+    ((void (*)(uint64_t))copy_of(count_pages, cpu))(value);
 }
 
 static uint64_t next(uint64_t *x)
@@ -183,13 +193,19 @@ void *load_thread(void *opaque)
     };
     uint64_t run = (uint64_t)l->run << 32, i = 0;
     uint32_t cpu = l->cpu_from;
+    bool watched = false;
 
     l->tid = gettid();
     mark_from(cpu, run | MARK_BEGIN);
+    pages_from(cpu, run | MARK_BEGIN);
     while (!l->quit) {
         int64_t start = l->start;       /* set when the CPU is */
 
         cpu = start ? l->cpu_to : l->cpu_from;
+        if (start && !watched) {
+            watched = true;
+            pages_from(cpu, run | WATCHED);
+        }
         w.perm = l->perm[l->now & 1];
         draw(&w);
         ((void (*)(const uint64_t *))copy_of(touch, cpu))(w.addr);

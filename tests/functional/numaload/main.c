@@ -61,8 +61,7 @@ static void pin(pid_t tid, uint32_t cpu)
     }
 }
 
-/* CPU time of this thread, us */
-static uint64_t cpu_us(void)
+uint64_t cpu_us(void)
 {
     struct timespec t;
 
@@ -307,10 +306,11 @@ int main(int argc, char **argv)
         pthread_join(other, NULL);
     }
     printf("DONE run=%u peer=%s accesses=%llu calls=%llu moved=%u "
-           "us=%llu migrated=%llu faults=%llu large=%llu kept=%llu split=%llu",
+           "us=%llu warm=%u window=%u look=%u migrated=%llu faults=%llu "
+           "large=%llu kept=%llu split=%llu",
            l.run, l.peer, (unsigned long long)l.accesses,
            (unsigned long long)l.calls, pages_on(&l, l.to),
-           (unsigned long long)us,
+           (unsigned long long)us, l.warm, l.window, l.look,
            (unsigned long long)(vmstat("pgmigrate_success ") - moved),
            (unsigned long long)(vmstat("numa_hint_faults ") - faults),
            (unsigned long long)large, (unsigned long long)large_pages(),
@@ -319,5 +319,8 @@ int main(int argc, char **argv)
         peer->report(&l);
     }
     printf("\n");
+    if (peer->after) {
+        peer->after(&l);
+    }
     return 0;
 }

@@ -19,12 +19,16 @@
 #define CODE    0x100000000000ULL       /* a page for each CPU */
 #define DATA    0x200000000000ULL
 #define MARK    (DATA - (2 << 20))
+#define PAGES   (MARK + 8)
 #define PAGE    4096u
 #define HUGE    (2u << 20)
 
 /* Marks: the run, and an interval's number or one of these */
 #define MARK_BEGIN  0x80000000u         /* before the first access */
 #define MARK_END    0x80000001u         /* after the last one */
+
+/* Counts of all pages: the run, and MARK_BEGIN, or this */
+#define WATCHED     0x80000002u         /* when it comes to the other node */
 
 typedef struct Load {
     /* given */
@@ -63,6 +67,7 @@ typedef struct Load {
 } Load;
 
 int64_t now_ns(void);
+uint64_t cpu_us(void);                  /* CPU time of this thread */
 void sleep_until(int64_t ns);
 /* Ends the program */
 void die(const char *what) __attribute__((noreturn));
@@ -86,6 +91,8 @@ typedef struct Peer {
     void (*run)(Load *l, int64_t end);
     /* Words for the line of results; may be NULL */
     void (*report)(Load *l);
+    /* Lines behind that one; may be NULL */
+    void (*after)(Load *l);
 } Peer;
 
 extern const Peer peers[], ours[];

@@ -7,5 +7,5 @@
 #include "numaload.h"
 
 const Peer ours[] = {
-    { NULL, NULL, NULL, NULL, NULL },
+    { NULL, NULL, NULL, NULL, NULL, NULL },
 };

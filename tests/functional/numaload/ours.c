@@ -34,6 +34,12 @@ static NsMoverSys sys;
 static NsHeat *heat;
 static NsMoverProgress progress;
 static uint32_t *uses;          /* of each page, with exact heat */
+static uint32_t *scores;        /* of each page, when the load leaves home */
+
+/* CPU time, us: of looks, and of the kernel's thread for them */
+static struct {
+    uint64_t look, kernel;
+} watching, moving;
 
 /* ---- the kernel, and a record of what it was asked -------------------- */
 
@@ -101,12 +107,39 @@ static void notes_print(GPtrArray *notes)
     g_ptr_array_set_size(notes, 0);
 }
 
-static void look(Load *l)
+static void look(uint64_t *us)
 {
     g_autoptr(GPtrArray) notes = g_ptr_array_new_with_free_func(g_free);
+    uint64_t before = cpu_us();
 
     ns_heat_look(heat, notes);
+    *us += cpu_us() - before;
     notes_print(notes);
+}
+
+/* CPU time of DAMON's thread so far, us; 0 when there is none */
+static uint64_t kernel_us(void)
+{
+    g_autofree char *pid = NULL;
+    g_autofree char *path = NULL;
+    g_autofree char *value = NULL;
+
+    if (strcmp(ns_heat_name(heat), "damon") ||
+        !g_file_get_contents("/sys/kernel/mm/damon/admin/kdamonds/0/pid",
+                             &pid, NULL, NULL)) {
+        return 0;
+    }
+    /* As "stat" has it, but in ns */
+    path = g_strdup_printf("/proc/%d/schedstat", atoi(pid));
+    return g_file_get_contents(path, &value, NULL, NULL) ?
+           g_ascii_strtoull(value, NULL, 10) / 1000 : 0;
+}
+
+static uint64_t kernel_since(uint64_t before)
+{
+    uint64_t now = kernel_us();
+
+    return now > before ? now - before : 0;
 }
 
 /* ---- the peers -------------------------------------------------------- */
@@ -121,6 +154,7 @@ static void open_record(Load *l)
     record.page = g_new0(uint32_t, l->pages);
     record.moved = g_new0(uint8_t, l->pages);
     uses = g_new0(uint32_t, l->pages);
+    scores = g_new0(uint32_t, l->pages);
     know(l, 0);
 }
 
@@ -143,11 +177,19 @@ static void open_heat(Load *l)
 static void warm_heat(Load *l, int64_t end)
 {
     int64_t step = l->look * 1000000LL;
+    uint64_t before = kernel_us();
 
     for (int64_t t = now_ns() + step; t <= end; t += step) {
         sleep_until(t);
-        look(l);
+        look(&watching.look);
     }
+    watching.kernel = kernel_since(before);
+    ns_heat_scores(heat, DATA, l->pages, scores);
+}
+
+static void warm_exact(Load *l, int64_t end)
+{
+    memcpy(scores, uses, l->pages * sizeof(*scores));
 }
 
 static NsMover *mover_new(Load *l)
@@ -210,6 +252,7 @@ static void run(Load *l, int64_t end)
 {
     int64_t due = 0, step = l->look * 1000000LL, at = now_ns() + step;
     uint32_t phase = l->now;
+    uint64_t before = heat ? kernel_us() : 0;
     NsMover *m = mover_new(l);
 
     while (now_ns() < end) {
@@ -219,7 +262,7 @@ static void run(Load *l, int64_t end)
             m = again(l, m);
             due = 0;
         } else if (heat && now_ns() >= at) {
-            look(l);
+            look(&moving.look);
             at = now_ns() + step;
             m = again(l, m);
             due = 0;
@@ -231,6 +274,7 @@ static void run(Load *l, int64_t end)
         sleep_until(MIN(MIN(due, end), heat ? at : now_ns() + 10000000));
     }
     mover_end(m);
+    moving.kernel = heat ? kernel_since(before) : 0;
 }
 
 /* ---- what became of it ------------------------------------------------ */
@@ -290,19 +334,31 @@ static void report(Load *l)
     }
     printf(" state=%d failed=%" PRIu64 " worth=%" PRIu64 " whole=%" PRIu64
            " again=%u wasted=%u estimator=%s looks=%" PRIu64 " look-us=%"
-           PRIu64, progress.state, progress.failed, progress.worth,
+           PRIu64 " watching-look=%" PRIu64 " watching-kernel=%" PRIu64
+           " moving-look=%" PRIu64 " moving-kernel=%" PRIu64,
+           progress.state, progress.failed, progress.worth,
            progress.huge_moved, record.again, wasted(l),
-           heat ? ns_heat_name(heat) : "-", looks, ns / 1000);
+           heat ? ns_heat_name(heat) : "-", looks, ns / 1000,
+           watching.look, watching.kernel, moving.look, moving.kernel);
     /* DAMON is for one user: the next run is another. */
     g_clear_pointer(&heat, ns_heat_free);
 }
 
+/* "SCORES N N ...", in the order of addresses */
+static void print_scores(Load *l)
+{
+    for (uint32_t i = 0; i < l->pages; i++) {
+        printf("%s %u", i % 128 ? "" : i ? "\nSCORES" : "SCORES", scores[i]);
+    }
+    printf("\n");
+}
+
 const Peer ours[] = {
-    { "heat", open_record, NULL, run, report },
-    { "blind", open_record, NULL, run, report },
-    { "soft-dirty", open_heat, warm_heat, run, report },
-    { "pagemap-scan", open_heat, warm_heat, run, report },
-    { "damon", open_heat, warm_heat, run, report },
-    { "auto", open_heat, warm_heat, run, report },
-    { NULL, NULL, NULL, NULL, NULL },
+    { "heat", open_record, warm_exact, run, report, print_scores },
+    { "blind", open_record, NULL, run, report, NULL },
+    { "soft-dirty", open_heat, warm_heat, run, report, print_scores },
+    { "pagemap-scan", open_heat, warm_heat, run, report, print_scores },
+    { "damon", open_heat, warm_heat, run, report, print_scores },
+    { "auto", open_heat, warm_heat, run, report, print_scores },
+    { NULL, NULL, NULL, NULL, NULL, NULL },
 };

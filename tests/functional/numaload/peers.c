@@ -92,9 +92,9 @@ static void still(Load *l)
 }
 
 const Peer peers[] = {
-    { "none", still, NULL, NULL, NULL },
-    { "autonuma", balance, NULL, NULL, NULL },
-    { "order", still, NULL, in_order, NULL },
-    { "migrate-pages", still, NULL, at_once, NULL },
-    { NULL, NULL, NULL, NULL, NULL },
+    { "none", still, NULL, NULL, NULL, NULL },
+    { "autonuma", balance, NULL, NULL, NULL, NULL },
+    { "order", still, NULL, in_order, NULL, NULL },
+    { "migrate-pages", still, NULL, at_once, NULL, NULL },
+    { NULL, NULL, NULL, NULL, NULL, NULL },
 };

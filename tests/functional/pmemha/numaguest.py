@@ -14,13 +14,15 @@ import subprocess
 
 from .linux import LinuxGuest
 from .paths import ROOT, build_dir
+from .ranks import overlap, spearman
 
 LOAD = os.path.join(ROOT, 'tests', 'functional', 'numaload')
 HEADER = 'src/include/qemu/qemu-plugin.h'
 
 # as numaload.h has them
-BEGIN, END = 1 << 31, (1 << 31) + 1
+BEGIN, END, WATCHED = 1 << 31, (1 << 31) + 1, (1 << 31) + 2
 DATA, MARK = 0x200000000000, 0x200000000000 - (2 << 20)
+PAGES = MARK + 8
 CODE, CODE_BYTES = 0x100000000000, 64 << 12
 
 # Time of the guest is the number of instructions run, so that neither the
@@ -139,11 +141,15 @@ def cpio_file(name, data):
 class Result:
     """
     A run.  `steps`: of each interval, {(node of the CPU, of the memory):
-    accesses}; figures of the program are attributes.
+    accesses}; figures of the program are attributes.  `counts`: accesses to
+    each page while the load was at home; `scores`: what was known of them then,
+    or None.
     """
 
-    def __init__(self, words, notes, marks, node_of, interval):
+    def __init__(self, words, notes, marks, node_of, interval, counts, scores):
         self.notes = notes
+        self.counts = counts
+        self.scores = scores
         self.interval = interval
         self.words = {}
         for name, value in (w.split('=') for w in words.split()):
@@ -182,6 +188,38 @@ class Result:
         return sum(n for s in self.steps for n in s.values())
 
     @property
+    def watched(self):
+        """Accesses while the load was at home: what it could do there"""
+        return sum(self.counts)
+
+    @property
+    def correlation(self):
+        """Of what was known of pages with their accesses: that of ranks"""
+        return spearman(self.scores, self.counts)
+
+    @property
+    def top(self):
+        """Share of the most accessed tenth of pages that is known as such"""
+        return overlap(self.scores, self.counts, .1)
+
+    def costs(self, order):
+        """
+        What an estimator costs, in comparison to the run in which memory moves
+        in the order of addresses, which was at home as long.  vCPUs run in
+        turns and have one clock: while a look runs, the load does, too.
+        """
+        assert order.warm == self.warm and order.window == self.window
+        text = []
+        for phase, ms, mine, other in (
+                ('watching', self.warm, self.watched, order.watched),
+                ('moving', self.window, self.work, order.work)):
+            look, kernel = (self.words[f'{phase}-{w}'] / 10 / ms
+                            for w in ('look', 'kernel'))
+            text.append(f'{phase}: looks {look:.1f} %, kernel thread '
+                        f'{kernel:.1f} % of a vCPU, load {mine / other:.3f}')
+        return '; '.join(text)
+
+    @property
     def area(self):
         """Mean remote share of the window"""
         return sum(self.remote) / len(self.remote)
@@ -203,12 +241,14 @@ class Result:
         w = self.words
         more = ' '.join(f'{k}={v}' for k, v in w.items() if k not in (
             'run', 'peer', 'moved', 'large', 'kept', 'calls', 'accesses',
-            'us'))
+            'us', 'warm', 'window', 'look'))
+        known = '' if self.scores is None else \
+            f', correlation {self.correlation:.3f} top {self.top:.3f}'
         return (f'area {self.area:.3f} t50 {self.t(.5)} '
                 f't90 {self.t(.9)} ms, {w["moved"] * 4 / 1024:.1f} MiB in '
                 f'{w["calls"]} calls, large pages {w["large"]} -> '
                 f'{w["kept"]}, {self.work} accesses, {w["us"] // 1000} ms '
-                f'of CPU, {more}')
+                f'of CPU{known}, {more}')
 
 
 class NumaGuest(LinuxGuest):
@@ -233,7 +273,8 @@ class NumaGuest(LinuxGuest):
             [10 if a == b else 20 for b in range(nodes)]
             for a in range(nodes)]
         options = [f'out={self.score}', f'code={CODE:#x}:{CODE_BYTES}',
-                   f'data={DATA:#x}:{1 << 32}', f'mark={MARK:#x}']
+                   f'data={DATA:#x}:{1 << 32}', f'mark={MARK:#x}',
+                   f'pages={PAGES:#x}']
         for n in range(nodes):
             self.add('-object', f'memory-backend-ram,id=m{n},size={mib}M',
                      '-numa', f'node,nodeid={n},memdev=m{n},'
@@ -276,20 +317,37 @@ class NumaGuest(LinuxGuest):
                         for v, per in (p.split(':') for p in m[2].split())}
         return found
 
-    def run(self, peer, timeout=120, interval=50, window=4000, **options):
+    def page_counts(self, run, pages):
+        """Accesses to each page of a run's load while it was at home"""
+        found = {}
+        with open(self.score, encoding='ascii') as f:
+            for line in f:
+                word, value, *at = line.split()
+                if word == 'pages' and int(value) >> 32 == run:
+                    found[int(value) & 0xffffffff] = {
+                        int(i): int(n) for i, n in (w.split('=') for w in at)}
+        before, after = found[BEGIN], found[WATCHED]
+        return [after.get(i, 0) - before.get(i, 0) for i in range(pages)]
+
+    def run(self, peer, timeout=120, interval=50, window=4000, mib=32,
+            **options):
         """A load and who moves its memory; options as main.c has them"""
         self.runs += 1
         words = ' '.join(f'{k.replace("_", "-")}={int(v)}' for k, v in
                          options.items())
         lines = self.sh(f'numaload peer={peer} run={self.runs} '
-                        f'interval={interval} window={window} {words}',
+                        f'interval={interval} window={window} mib={mib} '
+                        f'{words}',
                         timeout)
         [done] = [t for t in lines if t.startswith('DONE ')]
-        notes = [t for t in lines if not t.startswith('DONE ')]
+        notes = [t for t in lines if not t.startswith(('DONE ', 'SCORES '))]
+        scores = [int(n) for t in lines if t.startswith('SCORES ')
+                  for n in t.split()[1:]]
         marks = self.marks(self.runs)
         result = Result(done[5:], notes,
                         [marks[i] for i in range(window // interval + 1)],
-                        self.node_of, interval)
+                        self.node_of, interval,
+                        self.page_counts(self.runs, mib * 256), scores or None)
         counted = total(marks[END]) - total(marks[BEGIN])
         assert counted == result.accesses, \
             f'{counted} accesses of {result.accesses} were counted'
