@@ -5,13 +5,17 @@ All of it together: QEMU with numa-sched in mode auto runs a guest of its own in
 Linux guest that is a host with two nodes.
 """
 
+import itertools
+import json
 import re
 import subprocess
+import unittest
 
 from pmemha import TestCase, main, skip_unless
 from pmemha.disks import until
 from pmemha.linux import LinuxGuest, guest_dir
 from pmemha.numaguest import cpio_file
+from pmemha.numakernel import NoKernel, debian_kernel
 from pmemha.paths import program, scaled
 from test_numa_sched import spinning, writing
 
@@ -48,15 +52,29 @@ def archive(work):
     return b''.join(parts)
 
 
+def counting():
+    """Firmware that counts up in each of 128 of the guest's pages"""
+    image = bytearray(64 * 1024)
+    code = bytes.fromhex('b80010'       # mov $0x1000, %ax
+                         '8ec0'         # 1: mov %ax, %es
+                         '2666ff060000'  # incl %es:0
+                         '050001'       # add $0x100, %ax
+                         '3d0090'       # cmp $0x9000, %ax
+                         '75f0ebeb')    # jne 1b; jmp to the first
+    image[0xff00:0xff00 + len(code)] = code
+    image[0xfff0:0xfff3] = b'\xe9\x0d\xff'
+    return bytes(image)
+
+
 RUN = 'env LD_LIBRARY_PATH=/q /q/ld-linux-x86-64.so.2 /q/'
 SOURCE = re.compile(r'"source": "([a-z]+)"')
 
 
-class Whole(TestCase):
+class Hosts(TestCase):
 
     timeout = 240
 
-    def host(self):
+    def host(self, kernel=None, more=b''):
         g = LinuxGuest(self.work, 'host', memory='1536M', smp=4,
                        machine='q35')
         for n in range(2):
@@ -67,8 +85,10 @@ class Whole(TestCase):
         at = g.argv.index('-initrd') + 1
         with open(g.argv[at], 'rb') as f:
             data = f.read()
-        data += bytes(-len(data) % 4) + archive(self.work)
+        data += bytes(-len(data) % 4) + archive(self.work) + more
         g.argv[at] = self.work.write('host.initramfs', data)
+        if kernel:
+            g.argv[g.argv.index('-kernel') + 1] = kernel
         return self.adopt(g).boot()
 
     def wait_for_pages(self, g, pid, node):
@@ -85,6 +105,9 @@ class Whole(TestCase):
                 for n in range(2):
                     found[n] = found.get(n, 0) + int(words.get(f'N{n}', 0))
         return found
+
+
+class Whole(Hosts):
 
     def measured_alone(self, g):
         """qemu-numa-plan measures, or says why not; then --latency takes it."""
@@ -210,6 +233,134 @@ class Whole(TestCase):
             self.diag(line)
         g.sh('echo quit > /tmp/hmp; '
              f'while [ -e /proc/{pid} ]; do sleep 0.2; done')
+
+
+class Inner:
+    """A guest of the guest, by QMP.  Its memory comes from node 1."""
+
+    def __init__(self, g, numa, *more):
+        self.g = g
+        self.ids = itertools.count(1)
+        g.sh('rm -f /tmp/qmp /tmp/answers /tmp/pid; mkfifo /tmp/qmp; '
+             '(sleep 1000 > /tmp/qmp &)')
+        g.sh(f'(taskset -c 2-3 {RUN}qemu -L /q -M pc -accel tcg -m 64M '
+             '-nodefaults -display none -bios /q/count.bin -object '
+             'memory-backend-ram,id=m0,size=64M,prealloc=on -machine '
+             'memory-backend=m0 -qmp stdio -pidfile /tmp/pid -object '
+             'numa-sched,id=ns0,mode=auto,interval-ms=500,runtime-dir=/tmp,'
+             f'{numa} {" ".join(more)} < /tmp/qmp > /tmp/answers '
+             '2> /tmp/why &)')
+        self.pid, = g.sh('while [ ! -s /tmp/pid ]; do sleep 0.2; done; '
+                         'cat /tmp/pid', timeout=scaled(60))
+        self.cmd('qmp_capabilities')
+
+    def cmd(self, name, **arguments):
+        n = next(self.ids)
+        text = json.dumps({'execute': name, 'arguments': arguments, 'id': n})
+        lines = self.g.sh(
+            f"echo '{text}' > /tmp/qmp; until grep '\"id\": {n}}}' "
+            '/tmp/answers; do usleep 50000; done', timeout=scaled(60))
+        answer = json.loads(lines[-1])
+        assert 'return' in answer, answer
+        return answer['return']
+
+    def info(self):
+        found = self.cmd('query-numa-sched')
+        return found[0] if found else None
+
+    def count(self):
+        """What the firmware has counted"""
+        text = self.cmd('human-monitor-command',
+                        **{'command-line': 'xp /1wx 0x10000'})
+        return int(text.split()[1], 16)
+
+    def stopped(self):
+        return self.g.sh("grep -c '\"STOP\"' /tmp/answers; true") != ['0']
+
+    def threads(self):
+        """{tid: name}"""
+        lines = self.g.sh(f'cd /proc/{self.pid}/task; '
+                          'for t in *; do echo $t $(cat $t/comm); done')
+        return {int(t): name for t, name in (x.split(' ', 1) for x in lines)}
+
+    def bind(self, tid, cpus):
+        self.g.sh(f'taskset -pc {cpus} {tid}')
+
+    def allowed(self, tid):
+        line, = self.g.sh('grep Cpus_allowed_list '
+                          f'/proc/{self.pid}/task/{tid}/status')
+        return line.split()[1]
+
+    def quit(self):
+        self.cmd('quit')
+        self.g.sh(f'while [ -e /proc/{self.pid} ]; do sleep 0.2; done',
+                  timeout=scaled(60))
+
+
+class Newer(Hosts):
+    """With the kernel of Debian 13: estimators"""
+
+    timeout = 400
+
+    def host(self, kernel=None, more=b''):
+        try:
+            kernel = debian_kernel()
+        except NoKernel as e:
+            raise unittest.SkipTest(str(e)) from e
+        more += cpio_file('q/count.bin', counting())
+        g = super().host(kernel, more)
+        g.sh('echo 0 > /proc/sys/kernel/numa_balancing')
+        return g
+
+    def follows(self, g, estimator):
+        """What is used of the memory follows, and the guest runs meanwhile."""
+        vm = Inner(g, f'estimator={estimator}')
+        self.assertGreaterEqual(self.pages(g, vm.pid)[1], PAGES)
+        for tid in vm.threads():
+            vm.bind(tid, 0)         # not the whole node: only memory may move
+        seen, last, counts = set(), {}, [vm.count()]
+
+        def over():
+            g.sh('sleep 1')         # its looks are slow enough
+            info = vm.info()
+            counts.append(vm.count())
+            if info and 'moving' in info:
+                last.update(info['moving'], us=info['microseconds'])
+                seen.add((last['state'], info['estimator']))
+            return last and last['state'] not in ('waiting', 'running')
+        until(over, 'memory to have moved', 150)
+        here = self.pages(g, vm.pid)[0]
+        self.diag(f'{estimator}: {seen} {here} pages of {PAGES}; {last}; '
+                  f'counted {counts}')
+        self.assertEqual((last['state'], last['estimator'], last['target']),
+                         ('completed', estimator, 0))
+        self.assertIn(('waiting', estimator), seen)
+        self.assertGreaterEqual(last['moved'], last['worth'])
+        self.assertGreaterEqual(here * 4096, last['moved'])
+        # It counted between any two looks.
+        self.assertEqual(counts, sorted(set(counts)))
+        self.assertFalse(vm.stopped())
+        self.assertEqual(vm.cmd('query-status')['status'], 'running')
+        vm.quit()
+        return here
+
+    @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
+    def test_pagemap_scan(self):
+        # 128 pages are used, and no others; what was a large page comes whole.
+        here = self.follows(self.host(), 'pagemap-scan')
+        self.assertGreaterEqual(here, 128)
+        self.assertLess(here, PAGES // 4)
+
+    @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
+    def test_damon(self):
+        g = self.host()
+        # TCG's TLB has to forget, or the CPU sets no accessed bits.
+        g.sh('(taskset -c 0 sh -c "while :; do usleep 1000; done" &)')
+        kdamonds = '/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds'
+        here = self.follows(g, 'damon')
+        self.assertGreaterEqual(here, 64)
+        self.assertLess(here, PAGES // 2)
+        self.assertEqual(g.sh(f'cat {kdamonds}'), ['0'])
 
 
 if __name__ == '__main__':

@@ -229,6 +229,11 @@ const char *ns_moving_group(const NsMoving *m)
     return m->group;
 }
 
+const char *ns_moving_estimator(const NsMoving *m)
+{
+    return m->estimator;
+}
+
 static NumaMigrateState state_of(const NsMoving *m, const NsMoverProgress *p)
 {
     if (m->gone && (p->state == NS_MOVER_RUNNING ||

@@ -42,6 +42,9 @@ uint64_t ns_moving_coming(const NsMoving *m, uint32_t *target);
 /* Its group; valid as long as @m */
 const char *ns_moving_group(const NsMoving *m);
 
+/* Where the use of its memory is known from; "none": it is not */
+const char *ns_moving_estimator(const NsMoving *m);
+
 NumaMigrateProgress *ns_moving_progress(const NsMoving *m);
 
 /* What an estimator could not do, for people; NULL: nothing new */

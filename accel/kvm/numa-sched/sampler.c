@@ -128,6 +128,14 @@ static strList *notes_of(NsSampler *s)
     return list;
 }
 
+/* What is armed now */
+static const char *estimator_of(const NsSampler *s)
+{
+    return s->moving && !ns_moving_is_over(s->moving) ?
+           ns_moving_estimator(s->moving) :
+           s->working ? ns_working_estimator(s->working) : "none";
+}
+
 static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
 {
     NumaSchedInfo *info = g_new0(NumaSchedInfo, 1);
@@ -139,7 +147,6 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
     Error *err = NULL;
 
     info->id = g_strdup(s->id);
-    info->estimator = g_strdup("none");
     if (look_at_host(s, &k, &err)) {
         qatomic_set(&s->largest, largest_node(k.t));
         ns_look(&k, s->root);
@@ -160,6 +167,7 @@ static NumaSchedInfo *look(NsSampler *s, const NsGuest *guest)
         error_free(err);
     }
     keep_host(s, &k);
+    info->estimator = g_strdup(estimator_of(s));
     info->periods = ++s->periods;
     info->decisions = s->steady.decisions;
     info->microseconds = ns_thread_us() - began + s->microseconds;

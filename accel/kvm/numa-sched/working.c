@@ -144,6 +144,11 @@ void ns_working_free(NsWorking *w)
     }
 }
 
+const char *ns_working_estimator(const NsWorking *w)
+{
+    return ns_heat_name(w->heat);
+}
+
 const char *ns_working_failed(const NsWorking *w)
 {
     return w->failed;

@@ -74,6 +74,9 @@ void ns_working_free(NsWorking *w);
  */
 int64_t ns_working_step(NsWorking *w, int64_t now);
 
+/* The estimator in use */
+const char *ns_working_estimator(const NsWorking *w);
+
 /* Why the estimator gave up, NULL: it did not; @w's */
 const char *ns_working_failed(const NsWorking *w);
 
