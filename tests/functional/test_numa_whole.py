@@ -7,6 +7,7 @@ Linux guest that is a host with two nodes.
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import unittest
@@ -15,7 +16,7 @@ from pmemha import TestCase, main, skip_unless
 from pmemha.disks import until
 from pmemha.linux import LinuxGuest, guest_dir
 from pmemha.numaguest import cpio_file
-from pmemha.numakernel import NoKernel, debian_kernel
+from pmemha.numakernel import MODULES, NoKernel, debian_kernel
 from pmemha.paths import program, scaled
 from test_numa_sched import spinning, writing
 
@@ -283,6 +284,10 @@ class Inner:
                           'for t in *; do echo $t $(cat $t/comm); done')
         return {int(t): name for t, name in (x.split(' ', 1) for x in lines)}
 
+    def vhost(self):
+        return {t for t, name in self.threads().items()
+                if name == f'vhost-{self.pid}'}
+
     def bind(self, tid, cpus):
         self.g.sh(f'taskset -pc {cpus} {tid}')
 
@@ -298,7 +303,7 @@ class Inner:
 
 
 class Newer(Hosts):
-    """With the kernel of Debian 13: estimators"""
+    """With the kernel of Debian 13: estimators, and workers of vhost"""
 
     timeout = 400
 
@@ -308,6 +313,9 @@ class Newer(Hosts):
         except NoKernel as e:
             raise unittest.SkipTest(str(e)) from e
         more += cpio_file('q/count.bin', counting())
+        for name in MODULES:
+            with open(f'{os.path.dirname(kernel)}/{name}.ko', 'rb') as f:
+                more += cpio_file(f'q/{name}.ko', f.read())
         g = super().host(kernel, more)
         g.sh('echo 0 > /proc/sys/kernel/numa_balancing')
         return g
@@ -361,6 +369,45 @@ class Newer(Hosts):
         self.assertGreaterEqual(here, 64)
         self.assertLess(here, PAGES // 2)
         self.assertEqual(g.sh(f'cat {kdamonds}'), ['0'])
+
+    @skip_unless(lambda: libraries(program('QEMU')), 'QEMU is linked statically')
+    def test_vhost_workers(self):
+        """They are of the group: they go where its vCPUs go, and back."""
+        g = self.host()
+        for name in MODULES:
+            g.sh(f'insmod /q/{name}.ko')
+        # A worker is there as soon as the backend of a card is.
+        vm = Inner(g, 'estimator=none', '-netdev', 'tap,id=n0,ifname=tap0,'
+                   'script=no,downscript=no,vhost=on', '-device',
+                   'virtio-net-pci,netdev=n0,romfile=')
+        # Its memory is on node 1; its vCPU goes to node 0.
+        [worker] = vm.vhost()
+        [vcpu] = [c['thread-id'] for c in vm.cmd('query-cpus-fast')]
+        for tid in vm.pid, worker:
+            vm.bind(tid, '0-3')
+        vm.bind(vcpu, '0-1')
+        until(lambda: vm.allowed(worker) != '0-3', 'the worker to be bound', 90)
+        cpus = vm.allowed(vcpu)
+        self.assertIn(cpus, ('0-1', '2-3'))
+        self.assertEqual(vm.allowed(worker), cpus)
+
+        def listed(*tids):
+            [group] = vm.info()['groups']
+            return {(t['thread-id'], tuple(t['vcpus']), t['bound'])
+                    for t in group['threads']} == {
+                        (vcpu, (0,), True), *((t, (), True) for t in tids)}
+        until(lambda: listed(worker), 'the worker in query-numa-sched', 90)
+        # One that comes later
+        vm.cmd('netdev_add', type='tap', id='n1', ifname='tap1', script='no',
+               downscript='no', vhost=True)
+        [second] = vm.vhost() - {worker}
+        until(lambda: vm.allowed(second) == cpus, 'another one', 90)
+        until(lambda: listed(worker, second), 'both in query-numa-sched', 90)
+        self.diag(f'{vm.threads()}: {vcpu}, {worker} and {second} on {cpus}')
+        vm.cmd('object-del', id='ns0')
+        self.assertEqual([vm.allowed(t) for t in (vcpu, worker, second)],
+                         ['0-1', '0-3', '0-3'])
+        vm.quit()
 
 
 if __name__ == '__main__':

@@ -5,6 +5,8 @@ come: that of 13 has interfaces that 12 has not
 """
 
 import fcntl
+import glob
+import lzma
 import os
 import re
 import subprocess
@@ -12,6 +14,10 @@ import subprocess
 from .paths import cache_dir
 
 KEYS = '/usr/share/keyrings/debian-archive-keyring.gpg'
+
+
+# What a guest of the guest with vhost needs, in the order to insert it
+MODULES = ('tun', 'tap', 'vhost_iotlb', 'vhost', 'vhost_net')
 
 
 class NoKernel(Exception):
@@ -40,10 +46,25 @@ def _source(release):
     raise NoKernel('apt has no source of Debian')
 
 
+def _unpack(package, base):
+    """Its vmlinuz and MODULES, unpacked, in the directory; the kernel last"""
+    for name in MODULES:
+        found = glob.glob(f'{package}/**/{name}.ko.xz', recursive=True)
+        if not found:
+            raise NoKernel(f'the package has no {name}.ko.xz')
+        path = os.path.join(base, f'{name}.ko')
+        with lzma.open(found[0]) as f, open(f'{path}.new', 'wb') as out:
+            out.write(f.read())
+        os.rename(f'{path}.new', path)
+    [kernel] = glob.glob(os.path.join(package, 'boot', 'vmlinuz-*'))
+    os.rename(kernel, os.path.join(base, 'vmlinuz'))
+
+
 def debian_kernel(release='trixie'):
     """
-    Path of its vmlinuz, fetched when it is not there; NoKernel when it can not
-    be had.  Nothing is installed, and the machine's own lists stay.
+    Path of its vmlinuz, beside which NAME.ko of MODULES are, fetched when they
+    are not there; NoKernel when it can not be had.  Nothing is installed, and
+    the machine's own lists stay.
     """
     base = cache_dir('guest', f'kernel-{release}')
     path = os.path.join(base, 'vmlinuz')
@@ -51,7 +72,8 @@ def debian_kernel(release='trixie'):
         os.makedirs(os.path.join(base, d), exist_ok=True)
     with open(os.path.join(base, 'lock'), 'w', encoding='ascii') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.exists(path):
+        if all(os.path.exists(os.path.join(base, n)) for n in
+               ('vmlinuz', *(f'{m}.ko' for m in MODULES))):
             return path
         sources = os.path.join(base, 'sources.list')
         with open(sources, 'w', encoding='ascii') as f:
@@ -71,8 +93,6 @@ def debian_kernel(release='trixie'):
         _run('apt-get', *options, 'download', package[1], cwd=base)
         [deb] = [n for n in os.listdir(base) if n.endswith('.deb')]
         _run('dpkg-deb', '-x', deb, 'root', cwd=base)
-        [kernel] = [n for n in os.listdir(os.path.join(base, 'root/boot'))
-                    if n.startswith('vmlinuz-')]
-        os.rename(os.path.join(base, 'root/boot', kernel), path)
+        _unpack(os.path.join(base, 'root'), base)
         _run('rm', '-rf', 'root', 'lists', 'cache', deb, cwd=base)
         return path
