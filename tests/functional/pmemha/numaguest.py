@@ -110,7 +110,7 @@ def load_program():
     base = qemu_base()
     sched = source('accel/kvm/numa-sched')
     theirs = [f for pattern in ('move*.c', 'heat*.c', 'pagemap*.c',
-                                 'damon*.c', 'parse.c')
+                                 'damon*.c', 'perf*.c', 'ring.c', 'parse.c')
               for f in in_dir(sched, pattern)]
     include = [sched, ROOT, f'{base}/src/include', f'{base}/obj',
                f'{base}/obj/qapi']
