@@ -25,6 +25,7 @@ class NumaAuto(base.NumaSched):
         q.qmp.cmd('object-add', **{
             'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
             'topology-root': host.dir, 'mode': 'auto',
+            'memory-intensity': 500,
             'runtime-dir': self.work.dir, **props})
 
     def on_one_cpu(self, cpu, host, **props):

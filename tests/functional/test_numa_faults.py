@@ -75,6 +75,24 @@ class NumaFaults(test_numa_auto.NumaAuto):
                          ('completed', 64 * MIB, 0))
         self.settled(q, n0=0, n1=64)
 
+    def test_hot_first(self):
+        """
+        8 pages are written all the time, 120 more once in seconds.  Looks are
+        so far apart that by then all of them were written.
+        """
+        q = self.begin({}, firmware=hot_and_warm, **{'interval-ms': 100})
+        q.qmp.cmd('object-del', id='ns0')
+        self.add(q, self.made, mode='observe', **{'interval-ms': 20000})
+        self.look(q)
+        self.follow(q)
+        p = self.end(q)
+        if p['estimator'] == 'none':
+            self.skipTest(f"no estimator: {self.look(q)['notes']}")
+        self.assertEqual((p['state'], p['estimator']),
+                         ('completed', 'pagemap-scan'))
+        self.assertGreaterEqual(p['moved'], 8 * 4096)
+        self.assertLess(p['moved'], 64 * 4096)
+
     def fails(self, number, state, *said):
         """After three calls: what moved stays counted, and QEMU goes on."""
         q = self.begin({'move': f'3 {number}'})
@@ -97,8 +115,8 @@ class NumaFaults(test_numa_auto.NumaAuto):
         self.fails(errno.ENOMEM, 'full')
 
     def test_busy(self):
-        """Twice each page: its turn comes again."""
-        q = self.begin({'busy': 2}, **FAST)
+        """Once each page: its turn comes again."""
+        q = self.begin({'busy': 1}, **FAST)
         self.follow(q)
         p = self.end(q)
         self.assertEqual((p['state'], p['moved'], p['failed']),
@@ -248,6 +266,30 @@ class NumaFaults(test_numa_auto.NumaAuto):
         self.assertEqual({(l['from'], l['to']): l['value']
                           for l in info['plan']['latency']},
                          {(0, 0): 100, (909, 0): 200})
+
+
+def hot_and_warm():
+    """Firmware that writes 8 pages, and each 4 million times one of 120 others"""
+    image = bytearray(64 * 1024)
+    code = bytes.fromhex('bb0018'           # mov $0x1800, %bx
+                         '66b900093d00'     # 1: mov $4000000, %ecx
+                         'b80010'           # 2: mov $0x1000, %ax
+                         '8ec0'             # 3: mov %ax, %es
+                         '2688260000'       # mov %ah, %es:0
+                         '050001'           # add $0x100, %ax
+                         '3d0018'           # cmp $0x1800, %ax
+                         '75f1'             # jne 3b
+                         '6649'             # dec %ecx
+                         '75ea'             # jnz 2b
+                         '8ec3'             # mov %bx, %es
+                         '26883e0000'       # mov %bh, %es:0
+                         '81c30001'         # add $0x100, %bx
+                         '81fb0090'         # cmp $0x9000, %bx
+                         '75d3'             # jne 1b
+                         'ebce')            # jmp to the first
+    image[0xff00:0xff00 + len(code)] = code
+    image[0xfff0:0xfff3] = b'\xe9\x0d\xff'
+    return bytes(image)
 
 
 def spinning_both():

@@ -59,7 +59,8 @@ class NumaSched(TestCase):
         q = self.qemu(name, machine='pc', smp=smp, memory='64M', **kw)
         q.add('-bios', 'spin.bin')
         if obj is not None:
-            q.add('-object', f'numa-sched,id=ns0,interval-ms=100{obj}')
+            q.add('-object', 'numa-sched,id=ns0,interval-ms=100,'
+                  f'memory-intensity=500{obj}')
         q.add(*args)
         return q.start() if start else q
 
@@ -79,7 +80,11 @@ class NumaSched(TestCase):
                                 (1, [here], 1024, [30, 10])]), here, other
 
     def on_one_cpu(self, cpu, host, name='qemu', firmware=spinning, **props):
-        """A guest with memory, whose vCPU is bound; then the object"""
+        """
+        A guest with memory, whose vCPU is bound; then the object, which asks
+        this host's perf for nothing unless memory-intensity is None
+        """
+        props = {'memory-intensity': 500, **props}
         q = self.machine(
             '-object', 'memory-backend-ram,id=m0,size=64M,prealloc=on',
             '-machine', 'memory-backend=m0', obj=None, name=name,
@@ -88,7 +93,8 @@ class NumaSched(TestCase):
         os.sched_setaffinity(q.tid, {cpu})
         q.qmp.cmd('object-add', **{
             'qom-type': 'numa-sched', 'id': 'ns0', 'interval-ms': 100,
-            'topology-root': host.dir, **props})
+            'topology-root': host.dir,
+            **{k: v for k, v in props.items() if v is not None}})
         return q
 
     def refused(self, options, *said):
@@ -396,7 +402,8 @@ class NumaSched(TestCase):
             info = self.look(q, lambda i: i['groups'][0]['threads'][0]['cpu'])
             group, = info['groups']
             # Without it, perf may have been refused.
-            self.assertTrue(info['notes'] == [] or not props)
+            self.assertTrue(info['notes'] == [] or
+                            props['memory-intensity'] is None)
             text = q.hmp('info numa-sched')
             q.quit()
             place, = info['plan']['places']
@@ -416,7 +423,7 @@ class NumaSched(TestCase):
         self.assertIn('waits 100.0 % (operator)', text)
         # All is three times as long.
         self.assertAlmostEqual(max(runs) / min(runs), 3, 3)
-        group, runs, text = said()
+        group, runs, text = said(**{'memory-intensity': None})
         self.assertEqual(len(runs), 2)
         self.assertIn(group['intensity-source'], ('perf', 'default'))
         if group['intensity-source'] == 'default':

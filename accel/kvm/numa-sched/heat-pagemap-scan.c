@@ -138,6 +138,7 @@ static bool scan_look(void *opaque, NsHeat *heat, Error **errp)
 
 const NsHeatOps ns_heat_pagemap_scan = {
     .name = "pagemap-scan",
+    .counts_once = true,
     .open = scan_open,
     .look = scan_look,
     .close = scan_close,

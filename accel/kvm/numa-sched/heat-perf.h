@@ -14,7 +14,7 @@
 #define NS_PERF_RATE        1000            /* samples of a thread, a second */
 #define NS_PERF_MOST        65536           /* samples in one look */
 #define NS_PERF_RING        16              /* pages, at most */
-#define NS_PERF_FRAMES      (1ull << 24)    /* pages that are gone through */
+#define NS_PERF_FRAMES      (1ull << 22)    /* pages that are gone through */
 
 /*
  * Do threads of QEMU access the guest's memory at QEMU's own addresses, as TCG

@@ -134,6 +134,7 @@ static bool soft_look(void *opaque, NsHeat *heat, Error **errp)
 
 const NsHeatOps ns_heat_soft_dirty = {
     .name = "soft-dirty",
+    .counts_once = true,
     .open = soft_open,
     .look = soft_look,
     .close = soft_close,

@@ -25,6 +25,8 @@ struct NsHeat {
     const NsHeatOps *const *now;        /* of these; *now NULL: none */
     const NsHeatOps *one[2];
     void *opaque;
+    bool forget;                /* what is seen now */
+    uint64_t bytes, used;       /* of all ranges; seen used by the last look */
     uint64_t ns, looks;
 };
 
@@ -100,6 +102,7 @@ NsHeat *ns_heat_new(const NsHeatRange *range, uint32_t n, const char *name,
     h->n = MIN(n, NS_HEAT_MAX_RANGES);
     for (uint32_t i = 0; i < h->n; i++) {
         bytes += MIN(range[i].bytes, NS_MAX_WORKING_SET);
+        h->bytes = bytes;
     }
     h->granule = NS_PAGE;
     while (bytes / h->granule > MAX_COUNTERS - NS_HEAT_MAX_RANGES) {
@@ -154,6 +157,11 @@ const char *ns_heat_name(const NsHeat *h)
     return h->opaque ? (*h->now)->name : "none";
 }
 
+bool ns_heat_counts_once(const NsHeat *h)
+{
+    return h->opaque && (*h->now)->counts_once;
+}
+
 bool ns_heat_sees_reads(const NsHeat *h)
 {
     return h->opaque && (*h->now)->sees_reads;
@@ -175,14 +183,8 @@ uint32_t ns_heat_full(uint32_t looks)
     return count;
 }
 
-void ns_heat_look(NsHeat *h, GPtrArray *notes)
+static void age(NsHeat *h)
 {
-    int64_t began = get_clock();
-    Error *err = NULL;
-
-    if (!h->opaque) {
-        return;
-    }
     for (uint32_t i = 0; i < h->n; i++) {
         uint64_t n = counters(h, &h->table[i].range);
 
@@ -190,6 +192,12 @@ void ns_heat_look(NsHeat *h, GPtrArray *notes)
             h->table[i].count[k] = aged(h->table[i].count[k]);
         }
     }
+}
+
+static void take_look(NsHeat *h, GPtrArray *notes)
+{
+    Error *err = NULL;
+
     if ((*h->now)->look(h->opaque, h, &err)) {
         add_remark(h, notes);
     } else {
@@ -199,8 +207,38 @@ void ns_heat_look(NsHeat *h, GPtrArray *notes)
         h->now++;
         open_next(h, notes);
     }
+}
+
+void ns_heat_look(NsHeat *h, GPtrArray *notes)
+{
+    int64_t began = get_clock();
+
+    if (!h->opaque) {
+        return;
+    }
+    age(h);
+    h->used = 0;
+    take_look(h, notes);
     h->ns += get_clock() - began;
     h->looks++;
+}
+
+void ns_heat_arm(NsHeat *h, GPtrArray *notes)
+{
+    int64_t began = get_clock();
+
+    if (h->opaque) {
+        h->forget = true;
+        take_look(h, notes);
+        h->forget = false;
+        h->ns += get_clock() - began;
+    }
+}
+
+uint32_t ns_heat_used(const NsHeat *h)
+{
+    return MIN(h->used, h->bytes) / NS_PAGE * 1000 /
+           MAX(h->bytes / NS_PAGE, 1);
 }
 
 void ns_heat_add(NsHeat *h, uint64_t addr, uint64_t bytes, uint32_t n)
@@ -213,7 +251,7 @@ void ns_heat_add_part(NsHeat *h, uint64_t addr, uint64_t bytes, uint32_t part)
 {
     uint32_t more = MIN(part, UINT16_MAX);
 
-    for (uint32_t i = 0; bytes && i < h->n; i++) {
+    for (uint32_t i = 0; bytes && !h->forget && i < h->n; i++) {
         const NsHeatRange *r = &h->table[i].range;
         uint64_t end = addr + bytes < addr ? UINT64_MAX : addr + bytes;
         uint64_t from = MAX(addr, r->addr), to = MIN(end, r->addr + r->bytes);
@@ -221,6 +259,7 @@ void ns_heat_add_part(NsHeat *h, uint64_t addr, uint64_t bytes, uint32_t part)
         if (from >= to) {
             continue;
         }
+        h->used += to - from;
         for (uint64_t k = (from - r->addr) / h->granule;
              k <= (to - 1 - r->addr) / h->granule; k++) {
             uint16_t *c = &h->table[i].count[k];

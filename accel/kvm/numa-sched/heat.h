@@ -34,6 +34,11 @@ typedef struct NsHeatOps {
     bool (*look)(void *opaque, NsHeat *heat, Error **errp);
     void (*close)(void *opaque);
     bool sees_reads;            /* as well as writes */
+    /*
+     * However often a page was used since the last look, it counts once: the
+     * longer that is, the less it says, and a look may be thrown away.
+     */
+    bool counts_once;
     /* It takes from others what they may want: "auto" passes it by. */
     bool by_name_only;
     /*
@@ -73,6 +78,7 @@ void ns_heat_free(NsHeat *heat);
 /* The estimator in use */
 const char *ns_heat_name(const NsHeat *heat);
 bool ns_heat_sees_reads(const NsHeat *heat);
+bool ns_heat_counts_once(const NsHeat *heat);
 
 /*
  * Age what is known, then look.  An estimator that fails is replaced by the
@@ -80,6 +86,15 @@ bool ns_heat_sees_reads(const NsHeat *heat);
  * see.
  */
 void ns_heat_look(NsHeat *heat, GPtrArray *notes);
+
+/*
+ * Look, and forget what was seen: only what comes from now on is in the next
+ * look.  Estimators that count once; @notes: as above.
+ */
+void ns_heat_arm(NsHeat *heat, GPtrArray *notes);
+
+/* The part of the memory that the last look found used, 1/1000 */
+uint32_t ns_heat_used(const NsHeat *heat);
 
 /* An estimator's: @n more uses of what is at @addr.  Anything is allowed. */
 void ns_heat_add(NsHeat *heat, uint64_t addr, uint64_t bytes, uint32_t n);

@@ -86,7 +86,9 @@ static void find_stop(NsMoveOrder *o, const NsMoveUnit *unit, const Entry *e,
     }
     /* Pages that nobody has seen used have the key 0. */
     while (o->stop && (e[o->stop - 1].key < least || !e[o->stop - 1].hot)) {
-        o->stop_bytes -= unit[e[--o->stop].index].bytes;
+        const NsMoveUnit *u = &unit[e[--o->stop].index];
+
+        o->stop_bytes -= u->bytes - u->done;
     }
 }
 
@@ -96,6 +98,7 @@ NsMoveOrder *ns_move_order(const NsMoveHost *h, const NsMoveUnit *unit,
     const uint32_t *row = h->ratio + (size_t)h->cpu * h->n;
     NsMoveOrder *o = g_new0(NsMoveOrder, 1);
     g_autofree Entry *e = g_new(Entry, n);
+    uint64_t pages = 0;
     Mean gain = { };
 
     assert(n <= NS_MOVE_MAX_UNITS && epsilon <= NS_MOVE_MAX_EPSILON);
@@ -106,7 +109,7 @@ NsMoveOrder *ns_move_order(const NsMoveHost *h, const NsMoveUnit *unit,
             continue;
         }
         if (u->busy > h->tries) {
-            o->busy_bytes += u->bytes;
+            o->busy_bytes += u->bytes - u->done;
             continue;
         }
         e[o->n++] = (Entry) {
@@ -118,14 +121,15 @@ NsMoveOrder *ns_move_order(const NsMoveHost *h, const NsMoveUnit *unit,
             .write_hot = u->write_hot,
         };
         o->hot += !!u->score;
-        o->bytes += u->bytes;
+        o->bytes += u->bytes - u->done;
+        pages += u->bytes / NS_PAGE;
     }
     o->unit = g_new(uint32_t, o->n);
     o->scored = o->hot;
     if (!o->n) {
         return o;
     }
-    gain.by = o->bytes / NS_PAGE;
+    gain.by = pages;
     qsort(e, o->n, sizeof(*e), by_key);
     for (uint32_t i = 0; i < o->n; i++) {
         const NsMoveUnit *u = &unit[e[i].index];

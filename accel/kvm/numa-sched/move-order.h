@@ -27,6 +27,7 @@ typedef struct NsMoveUnit {
     uint32_t score;             /* accesses seen, smoothed; not scaled */
     uint16_t src;               /* index of the node that it is on */
     uint8_t busy;               /* times that it was asked for in vain */
+    uint32_t done;              /* bytes of it that moved, or never will */
     bool write_hot;             /* often written: moving it may have to retry */
     bool shared;                /* used from several nodes: it stays */
 } NsMoveUnit;

@@ -121,18 +121,23 @@ static void note(NsMover *m, uint32_t n, const uint32_t *owner, Fate *fate,
             sum->busy += bytes;
         } else if (m->status[i] != -ENOENT && m->status[i] != -EFAULT) {
             f->stays += bytes;
-            sum->stays += bytes;
         }
     }
 }
 
-static void settle(NsMover *m, uint32_t first, uint32_t units, const Fate *fate)
+static void settle(NsMover *m, uint32_t first, uint32_t units, const Fate *fate,
+                   Fate *sum)
 {
     NsMoveUnit *unit = (NsMoveUnit *)m->unit->data;
 
     for (uint32_t i = 0; i < units; i++) {
         NsMoveUnit *u = &unit[m->order->unit[first + i]];
+        uint64_t left = u->bytes - u->done;
 
+        /* What was told to stay is asked for again, and told so again. */
+        sum->stays += !u->busy ? fate[i].stays :
+                      left - MIN(left, fate[i].moved + fate[i].busy);
+        u->done = u->bytes - MIN(left, fate[i].busy + fate[i].full);
         /* Nothing of it is left to be asked for: it moved, or never will. */
         if (!fate[i].busy && !fate[i].full) {
             u->shared = !fate[i].moved;
@@ -159,7 +164,7 @@ static int move_units(NsMover *m, uint32_t first, uint32_t units, Fate *sum)
         note(m, n, owner, fate, sum, &huge);
     }
     if (!ret) {
-        settle(m, first, units, fate);
+        settle(m, first, units, fate, sum);
     }
     for (uint32_t i = 0; i < n; i++) {
         report.asked += m->size[i];
@@ -192,7 +197,8 @@ static uint64_t left_behind(const NsMover *m)
     for (guint i = 0; i < m->unit->len; i++) {
         const NsMoveUnit *u = &g_array_index(m->unit, NsMoveUnit, i);
 
-        bytes += u->busy > m->tries && u->src != m->target ? u->bytes : 0;
+        bytes += u->busy > m->tries && u->src != m->target ?
+                 u->bytes - u->done : 0;
     }
     return bytes;
 }

@@ -214,7 +214,7 @@ static void cut(NsMover *m)
             break;
         }
         o->stop--;
-        o->stop_bytes -= u->bytes;
+        o->stop_bytes -= u->bytes - u->done;
     }
 }
 

@@ -10,9 +10,12 @@
 #include "heat.h"
 #include "mover.h"
 #include "moving.h"
+#include "working.h"
 
 #define INVALIDATIONS   100000      /* a second, at most */
-#define LOOKS           2           /* before what is known of use counts */
+/* Looks before what is known of use counts, of estimators that count once */
+#define LOOKS           2
+#define SHORT_LOOKS     NS_WORKING_LOOKS
 
 struct NsMoving {
     char *group;
@@ -24,6 +27,8 @@ struct NsMoving {
     const char *estimator;
     NsMover *mover;
     uint32_t waiting;               /* looks that are still to come */
+    int64_t window;                 /* ns: of what counts once */
+    int64_t until;                  /* ns: it ends; INT64_MAX: there is none */
     bool paused;
     bool gone;                      /* the memory is no longer the guest's */
     int64_t began;                  /* ns */
@@ -134,7 +139,11 @@ NsMoving *ns_moving_new(const NsLook *k, uint32_t g, uint32_t target,
         goto fail;
     }
     m->estimator = ns_heat_name(m->heat);
-    m->waiting = strcmp(m->estimator, "none") ? LOOKS : 0;
+    m->window = NS_WORKING_WINDOW;
+    m->until = ns_heat_counts_once(m->heat) ? get_clock() + m->window :
+               INT64_MAX;
+    m->waiting = ns_heat_counts_once(m->heat) ? SHORT_LOOKS :
+                 strcmp(m->estimator, "none") ? LOOKS : 0;
     return m;
 
 fail:
@@ -178,10 +187,49 @@ static void end(NsMoving *m)
     }
 }
 
+static void looked(NsMoving *m)
+{
+    uint32_t left = m->waiting ? m->waiting - 1 : 0;
+
+    m->estimator = ns_heat_name(m->heat);
+    /* Another one may have taken its place. */
+    m->waiting = !strcmp(m->estimator, "none") ? 0 :
+                 ns_heat_counts_once(m->heat) ? left : MIN(left, LOOKS);
+    ns_mover_refresh(m->mover);
+}
+
+/*
+ * What counts once is seen in windows in which some of it is used and some is
+ * not, however long it is between two looks of the sampler: one window for each
+ * of these, and before anything moves one after the other.
+ */
+static void begin_window(NsMoving *m)
+{
+    m->until = get_clock() + m->window;
+}
+
+static void end_window(NsMoving *m)
+{
+    int64_t began = get_clock();
+
+    ns_heat_look(m->heat, m->notes);
+    m->window = ns_working_window(m->window, ns_heat_used(m->heat));
+    /* A look at much memory takes longer than the window would. */
+    m->window = MAX(m->window, get_clock() - began);
+    m->until = INT64_MAX;
+    looked(m);
+    if (m->waiting && ns_heat_counts_once(m->heat)) {
+        begin_window(m);
+    }
+}
+
 int64_t ns_moving_step(NsMoving *m)
 {
     int64_t next = INT64_MAX;
 
+    if (m->heat && !m->paused && get_clock() >= m->until) {
+        end_window(m);
+    }
     if (!m->waiting && !ns_moving_is_over(m)) {
         next = ns_mover_step(m->mover);
     }
@@ -189,7 +237,7 @@ int64_t ns_moving_step(NsMoving *m)
         end(m);
         return INT64_MAX;
     }
-    return next;
+    return MIN(next, m->until);
 }
 
 void ns_moving_look(NsMoving *m, const NsLook *k)
@@ -204,12 +252,13 @@ void ns_moving_look(NsMoving *m, const NsLook *k)
     if (m->paused) {
         return;
     }
-    ns_heat_look(m->heat, m->notes);
-    m->estimator = ns_heat_name(m->heat);
-    if (m->waiting) {
-        m->waiting--;
+    if (!ns_heat_counts_once(m->heat)) {
+        ns_heat_look(m->heat, m->notes);
+        looked(m);
+    } else if (m->until == INT64_MAX) {
+        ns_heat_arm(m->heat, m->notes);
+        begin_window(m);
     }
-    ns_mover_refresh(m->mover);
 }
 
 uint64_t ns_moving_coming(const NsMoving *m, uint32_t *target)
@@ -296,6 +345,7 @@ char *ns_moving_take_note(NsMoving *m)
 void ns_moving_pause(NsMoving *m, bool paused)
 {
     m->paused = paused;
+    m->until = paused ? INT64_MAX : m->until;
     ns_mover_pause(m->mover, paused);
 }
 

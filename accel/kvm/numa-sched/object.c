@@ -134,6 +134,7 @@ static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
     }
     /* Postcopy begins with "done" of precopy, and goes on reading. */
     ns_sampler_pause(current->sampler, begins || migration_is_running());
+    ns_ring_hold(begins || migration_is_running());
     return 0;
 }
 
@@ -175,6 +176,7 @@ static void numa_sched_complete(UserCreatable *uc, Error **errp)
     ns->act = ns_act_new();
     ns->workers = ns_workers_new();
     ns_sampler_pause(ns->sampler, migration_is_running());
+    ns_ring_hold(migration_is_running());
     for (int mode = 0; mode < MIG_MODE__MAX; mode++) {
         migration_add_notifier_mode(&ns->migration[mode], migration_changed,
                                     mode);

@@ -9,6 +9,8 @@
 
 #include "qemu/osdep.h"
 #include "block/aio.h"
+#include "migration/migration.h"
+#include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "system/kvm.h"
 #include "compat.h"
@@ -30,8 +32,17 @@ static void schedule(void)
     aio_bh_schedule_oneshot(iohandler_get_aio_context(), apply, NULL);
 }
 
+/*
+ * Devices log, too, from then on.  Those that can not keep the guest from being
+ * migrated, and may fail in other ways.
+ */
 static bool start(Error **errp)
 {
+    if (migration_is_blocked(errp)) {
+        error_prepend(errp, "estimator 'dirty-ring' needs a guest that can be "
+                      "migrated: ");
+        return false;
+    }
     return memory_global_dirty_log_start(GLOBAL_DIRTY_NUMA_SCHED, errp);
 }
 

@@ -42,7 +42,7 @@ static QemuMutex lock;
 static QLIST_HEAD(, NsRing) readers = QLIST_HEAD_INITIALIZER(readers);
 static char *failure;           /* under the lock; NULL: logging could begin */
 static const NsRingSource *source;
-static bool logs;               /* BQL */
+static bool logs, is_held;      /* BQL */
 
 static void __attribute__((constructor)) ring_init(void)
 {
@@ -67,6 +67,7 @@ void ns_ring_apply(void)
     WITH_QEMU_LOCK_GUARD(&lock) {
         wanted = !QLIST_EMPTY(&readers);
     }
+    wanted = wanted && !is_held;
     if (wanted == logs) {
         return;
     }
@@ -76,11 +77,23 @@ void ns_ring_apply(void)
         return;
     }
     logs = source->start(&err);
-    if (!logs) {
-        QEMU_LOCK_GUARD(&lock);
+    WITH_QEMU_LOCK_GUARD(&lock) {
         g_free(failure);
-        failure = g_strdup(error_get_pretty(err));
-        error_free(err);
+        failure = logs ? NULL : g_strdup(error_get_pretty(err));
+    }
+    error_free(err);
+}
+
+void ns_ring_hold(bool held)
+{
+    if (!source || held == is_held) {
+        return;
+    }
+    is_held = held;
+    if (held) {
+        ns_ring_apply();
+    } else {
+        source->schedule();
     }
 }
 

@@ -48,6 +48,13 @@ bool ns_ring_exists(void);
  */
 void ns_ring_apply(void);
 
+/*
+ * While @held, logging is not ours to begin, and is ended: what migration
+ * begins tells devices, which learn it from nobody else, and the rings are read
+ * for it anyway.  BQL, before the migration looks
+ */
+void ns_ring_hold(bool held);
+
 typedef struct NsRing NsRing;
 
 /*

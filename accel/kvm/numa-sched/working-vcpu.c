@@ -228,9 +228,11 @@ bool ns_vcpu_sets_add(NsVcpuSets *s, uint64_t *page, uint32_t n,
     uint32_t drawn, each, k = 0;
     Count c;
 
-    if (n) {
-        qsort(page, n, sizeof(*page), by_page);
+    /* A guest that writes nothing at all was stopped, or held back. */
+    if (!n) {
+        return false;
     }
+    qsort(page, n, sizeof(*page), by_page);
     each = draw(page, n, addr, &drawn);
     if (drawn && nodes_of(addr, drawn, node)) {
         return false;

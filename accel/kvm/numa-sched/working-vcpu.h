@@ -29,8 +29,8 @@ typedef int NsNodesOf(const uint64_t *addr, uint32_t n, int *node);
  * memory of its own counts what is in that only.  What vCPUs that are not in
  * @guest wrote counts nowhere, nor what is on no node of @t.  Who was not
  * there is forgotten; all is, when the nodes of @t are others than the last
- * time.  @now: ns.  False: the kernel does not say where pages are, and
- * nothing has changed.
+ * time.  @now: ns.  False: the kernel does not say where pages are, or nothing
+ * was written at all, and nothing has changed.
  */
 bool ns_vcpu_sets_add(NsVcpuSets *sets, uint64_t *page, uint32_t n,
                       const NsGuest *guest, const NsTopology *t, int64_t now,

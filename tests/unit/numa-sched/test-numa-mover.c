@@ -299,6 +299,36 @@ static void test_busy_and_refreshed(void)
     ns_mover_free(t.m);
 }
 
+/* Of what moves as one, some is busy, and some may not move, each time */
+static void test_partly_busy(void)
+{
+    for (int refreshed = 0; refreshed < 2; refreshed++) {
+        g_autoptr(Fake) f = fake_new(4096, GB);
+        Run t;
+
+        f->no_huge = true;
+        for (uint32_t i = 0; i < f->n; i++) {
+            f->page[i].pinned = i % 512 < 12;
+            f->page[i].status = i % 512 >= 400 ? -EACCES : 0;
+        }
+        start(f, &t, NULL);
+        do {
+            if (refreshed) {
+                ns_mover_refresh(t.m);
+            }
+            fake_run(f, t.m, 1);
+            ns_mover_progress(t.m, &t.p);
+            g_assert_cmpuint(t.p.moved + t.p.failed, <=, t.p.total);
+            g_assert_cmpuint(t.p.total, ==, t.p.total ? 16 * MB : 0);
+        } while (t.p.state == NS_MOVER_RUNNING);
+        g_assert_cmpint(t.p.state, ==, NS_MOVER_DONE);
+        g_assert_cmpuint(t.p.failed, ==, 8 * (12 + 112) * NS_PAGE);
+        g_assert_cmpuint(t.p.moved, ==, 8 * (400 - 12) * NS_PAGE);
+        fake_check(f, 1);
+        ns_mover_free(t.m);
+    }
+}
+
 static void test_room(void)
 {
     g_autoptr(Fake) f = fake_new(16384, GB);
@@ -576,6 +606,7 @@ int main(int argc, char **argv)
     g_test_add_func("/numa-sched/mover/cold", test_cold);
     g_test_add_func("/numa-sched/mover/pause", test_pause);
     g_test_add_func("/numa-sched/mover/busy", test_busy);
+    g_test_add_func("/numa-sched/mover/partly-busy", test_partly_busy);
     g_test_add_func("/numa-sched/mover/busy-and-refreshed",
                     test_busy_and_refreshed);
     g_test_add_func("/numa-sched/mover/room", test_room);

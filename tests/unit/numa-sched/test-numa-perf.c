@@ -583,7 +583,7 @@ static void test_refused(void)
     s.physical = true;
     range.bytes = (NS_PERF_FRAMES + 1) * NS_PAGE;
     g_assert_null(ns_perf_open_event(&s, &range, 1, &err));
-    g_assert_nonnull(strstr(error_get_pretty(err), "16777217"));
+    g_assert_nonnull(strstr(error_get_pretty(err), "4194305"));
     error_free(err);
     g_assert_cmpuint(descriptors(), ==, before);
 }

@@ -129,6 +129,9 @@ static void test_vcpus(void)
     g_assert_true(ns_vcpu_sets_add(s, pages, n, g, t, MINUTE, nodes_of));
     check_bytes(ns_vcpu_sets_vcpu(s, t, 0, MINUTE), 25, 15);
     check_bytes(ns_vcpu_sets_group(s, t, "vcpu1", MINUTE), 0, 20);
+    /* Nothing at all says nothing. */
+    g_assert_false(ns_vcpu_sets_add(s, pages, 0, g, t, MINUTE + 1, nodes_of));
+    check_bytes(ns_vcpu_sets_vcpu(s, t, 0, MINUTE + 1), 25, 15);
     /* Not for ever, and not of other nodes */
     check_bytes(ns_vcpu_sets_vcpu(s, t, 0, 11 * MINUTE - 1), 25, 15);
     g_assert_null(ns_vcpu_sets_vcpu(s, t, 0, 11 * MINUTE));
@@ -216,7 +219,8 @@ static void test_changes(void)
     g_assert_false(ns_vcpu_sets_add(s, pages, n, two, t, 2, nodes_of));
     check_bytes(ns_vcpu_sets_vcpu(s, t, 2, 2), 10, 0);
     /* There is nothing to ask for. */
-    g_assert_true(ns_vcpu_sets_add(s, pages, 0, three, t, 3, nodes_of));
+    n = wrote(pages, 0, 9, 0, 1);
+    g_assert_true(ns_vcpu_sets_add(s, pages, n, three, t, 3, nodes_of));
     check_bytes(ns_vcpu_sets_vcpu(s, t, 2, 3), 5, 0);
     /* One is unplugged. */
     tells = true;
