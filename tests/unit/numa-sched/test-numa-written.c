@@ -218,12 +218,13 @@ static void test_changes(void)
     tells = false;
     g_assert_false(ns_vcpu_sets_add(s, pages, n, two, t, 2, nodes_of));
     check_bytes(ns_vcpu_sets_vcpu(s, t, 2, 2), 10, 0);
-    /* There is nothing to ask for. */
+    /* Somebody wrote, but none of these. */
+    tells = true;
     n = wrote(pages, 0, 9, 0, 1);
     g_assert_true(ns_vcpu_sets_add(s, pages, n, three, t, 3, nodes_of));
     check_bytes(ns_vcpu_sets_vcpu(s, t, 2, 3), 5, 0);
     /* One is unplugged. */
-    tells = true;
+    n = wrote(pages, 0, 2, 0, 10);
     g_assert_true(ns_vcpu_sets_add(s, pages, n, two, t, 4, nodes_of));
     g_assert_null(ns_vcpu_sets_vcpu(s, t, 2, 4));
     g_assert_null(ns_vcpu_sets_group(s, t, "vcpu2", 4));
