@@ -117,15 +117,21 @@ static void take_request(NsSampler *s, const NsLook *k)
     }
 }
 
-void ns_sampler_look_at_moving(NsSampler *s, const NsLook *k)
+/* A move may be over before the next look. */
+static void take_notes(NsSampler *s)
 {
     char *note;
 
+    while ((note = ns_moving_take_note(s->moving))) {
+        ns_sampler_note(s, note);
+    }
+}
+
+void ns_sampler_look_at_moving(NsSampler *s, const NsLook *k)
+{
     if (s->moving && !ns_moving_is_over(s->moving)) {
         ns_moving_look(s->moving, k);
-        while ((note = ns_moving_take_note(s->moving))) {
-            ns_sampler_note(s, note);
-        }
+        take_notes(s);
         s->due = 0;
         tell_progress(s, ns_moving_progress(s->moving));
     }
@@ -151,6 +157,7 @@ void ns_sampler_step_moving(NsSampler *s)
     }
     ns_moving_pause(s->moving, paused);
     s->due = ns_moving_step(s->moving);
+    take_notes(s);
     p = ns_moving_progress(s->moving);
     if (cancel || paused || ns_moving_is_over(s->moving)) {
         tell_progress(s, p);
