@@ -8,6 +8,7 @@ logging is on as long as it has to, beside others who want it.
 import hashlib
 import os
 import re
+import time
 
 from pmemha import main
 from pmemha.numahost import Host
@@ -218,8 +219,8 @@ class NumaRing(Ring):
                 self.add(q)
                 self.look(q)
             q.qmp.cmd('cont')
-            if again:
-                self.measured(q)
+            # What is written then is not asked for: there are KVMs that say
+            # nothing more of real mode after a guest was stopped.
             seen = self.wait_flags(q, lambda f: f[-1:] == [0])
             self.assertEqual(seen[before:before + 2], [LOG_OURS, 0])
 
@@ -244,6 +245,11 @@ class NumaRing(Ring):
         with open(self.work.path(name), 'rb') as f:
             return hashlib.sha256(f.read()).hexdigest()
 
+    def no_longer_fresh(self, q, began):
+        """Migrations are refused for 2 seconds."""
+        q.qmp.poll('query-status', lambda _: time.monotonic() > began + 2.1,
+                   scaled(30))
+
     def test_migration(self):
         """All arrives; then each end measures, or may."""
         src = self.machine(smp=2)
@@ -252,6 +258,14 @@ class NumaRing(Ring):
         self.add(src)
         self.add(dst)
         self.wait_flags(src, lambda f: f[:1] == [LOG_OURS])
+        began = time.monotonic()
+        src.qmp.cmd('migrate', uri='file:early')
+        info = src.qmp.poll('query-migrate', lambda m: m.get('status') in (
+            'completed', 'failed'), scaled(60))
+        self.assertEqual(info['status'], 'failed', info)
+        self.assertIn('migrate again in 2 seconds', info['error-desc'])
+        self.assertEqual(flags(src), [LOG_OURS])
+        self.no_longer_fresh(src, began)
         src.qmp.cmd('migrate', uri='unix:dst.mig')
         info = src.qmp.poll('query-migrate', lambda m: m.get('status') in (
             'completed', 'failed'), scaled(60))
@@ -275,6 +289,7 @@ class NumaRing(Ring):
         q.qmp.cmd('migrate-set-parameters', **{'max-bandwidth': 20000})
         self.add(q)
         self.wait_flags(q, lambda f: f[:1] == [LOG_OURS])
+        self.no_longer_fresh(q, time.monotonic())
         q.qmp.cmd('migrate', uri='file:slow')
         self.wait_flags(q, lambda f: f[-1] & LOG_MIGRATION)
         q.qmp.cmd('migrate_cancel')

@@ -64,9 +64,9 @@ static void dirty_close(void *opaque)
 
 const NsHeatOps ns_heat_dirty_ring = {
     .name = "dirty-ring",
+    .by_name_only = true,
     .open = dirty_open,
     .look = dirty_look,
     .close = dirty_close,
-    .exists = ns_ring_exists,
     .remark = dirty_remark,
 };

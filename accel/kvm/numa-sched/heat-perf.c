@@ -166,7 +166,8 @@ static int open_thread(Perf *p, int tid)
         t->fd[t->n++] = fd;
         if ((i == 0 && !map_ring(t)) ||
             (i && ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, t->fd[0]))) {
-            error = errno;
+            /* Of what may be locked, not of what may be sampled */
+            error = errno == EPERM ? ENOMEM : errno;
         }
     }
     if (error) {

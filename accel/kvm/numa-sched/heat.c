@@ -60,8 +60,7 @@ static void open_next(NsHeat *h, GPtrArray *notes)
     for (; *h->now; h->now++) {
         Error *err = NULL;
 
-        if ((*h->now)->by_name_only ||
-            ((*h->now)->exists && !(*h->now)->exists())) {
+        if ((*h->now)->by_name_only) {
             continue;
         }
         h->opaque = (*h->now)->open(range, h->n, &err);

@@ -42,11 +42,6 @@ typedef struct NsHeatOps {
     /* It takes from others what they may want: "auto" passes it by. */
     bool by_name_only;
     /*
-     * May be NULL.  Most machines do not have what it needs, and need not be
-     * told: if false, "auto" passes it by without a note.
-     */
-    bool (*exists)(void);
-    /*
      * May be NULL.  What the last look did not see, for people, the caller's to
      * free; NULL: it saw all that there was.
      */

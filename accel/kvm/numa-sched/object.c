@@ -132,6 +132,12 @@ static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
                    object_get_canonical_path_component(OBJECT(current)));
         return -EBUSY;
     }
+    if (begins && ns_ring_is_fresh()) {
+        error_setg(errp, "numa-sched '%s' began to log writes just now for "
+                   "estimator 'dirty-ring': migrate again in 2 seconds",
+                   object_get_canonical_path_component(OBJECT(current)));
+        return -EBUSY;
+    }
     /* Postcopy begins with "done" of precopy, and goes on reading. */
     ns_sampler_pause(current->sampler, begins || migration_is_running());
     ns_ring_hold(begins || migration_is_running());

@@ -14,6 +14,7 @@
 #include "qemu/lockable.h"
 #include "qemu/queue.h"
 #include "qemu/thread.h"
+#include "qemu/timer.h"
 #include "plan.h"
 #include "ring.h"
 
@@ -43,6 +44,7 @@ static QLIST_HEAD(, NsRing) readers = QLIST_HEAD_INITIALIZER(readers);
 static char *failure;           /* under the lock; NULL: logging could begin */
 static const NsRingSource *source;
 static bool logs, is_held;      /* BQL */
+static int64_t logs_since;      /* BQL, ns */
 
 static void __attribute__((constructor)) ring_init(void)
 {
@@ -77,11 +79,17 @@ void ns_ring_apply(void)
         return;
     }
     logs = source->start(&err);
+    logs_since = get_clock();
     WITH_QEMU_LOCK_GUARD(&lock) {
         g_free(failure);
         failure = logs ? NULL : g_strdup(error_get_pretty(err));
     }
     error_free(err);
+}
+
+bool ns_ring_is_fresh(void)
+{
+    return logs && get_clock() - logs_since < NS_RING_FRESH;
 }
 
 void ns_ring_hold(bool held)

@@ -55,6 +55,13 @@ void ns_ring_apply(void);
  */
 void ns_ring_hold(bool held);
 
+/*
+ * Did logging begin less than NS_RING_FRESH ago?  A migration must not begin
+ * then: see docs/system/numa-sched.rst, "Dirty rings".  BQL
+ */
+#define NS_RING_FRESH   (2ll * 1000000000)      /* ns */
+bool ns_ring_is_fresh(void);
+
 typedef struct NsRing NsRing;
 
 /*

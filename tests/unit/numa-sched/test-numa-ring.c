@@ -304,7 +304,7 @@ static void test_estimator(void)
     ns_heat_free(h);
 }
 
-/* Whoever has no rings reads nothing of them. */
+/* Only whoever asks for it has it, and nobody else reads of it. */
 static void test_auto(void)
 {
     static const NsHeatOps *const only[] = { &ns_heat_dirty_ring, NULL };
@@ -320,6 +320,10 @@ static void test_auto(void)
     ns_heat_free(h);
     vm.exists = true;
     h = ns_heat_new(&range, 1, "auto", only, notes, &error_abort);
+    g_assert_cmpstr(ns_heat_name(h), ==, "none");
+    g_assert_cmpuint(notes->len, ==, 0);
+    ns_heat_free(h);
+    h = ns_heat_new(&range, 1, "dirty-ring", only, notes, &error_abort);
     g_assert_cmpstr(ns_heat_name(h), ==, "dirty-ring");
     ns_heat_free(h);
 }
