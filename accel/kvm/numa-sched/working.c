@@ -83,10 +83,11 @@ bool ns_working_shares(const NsWorkingSeen *seen, uint32_t n, bool reads,
     for (uint32_t j = 0; j < n; j++) {
         bool few = seen[j].pages < NS_WORKING_FEW;
         uint64_t of = few ? pages : seen[j].pages;
-        uint64_t used = (few ? score : MIN(seen[j].score, of * ALL)) / of;
+        uint64_t used = DIV_ROUND_UP(few ? score :
+                                     MIN(seen[j].score, of * ALL), of);
 
         /* Never nothing: what costs nothing may be anywhere. */
-        share[j] = MAX(used + (ALL - used) * rest / ALL, 1);
+        share[j] = MAX(used + DIV_ROUND_UP((ALL - used) * rest, ALL), 1);
     }
     return true;
 }

@@ -116,7 +116,8 @@ static void test_shares(void)
         { 1000, 1000 * 1000 }, { 1000, 1000 * 100 }, { 1000, 0 },
         { NS_WORKING_FEW - 1, 0 }, { 0, 0 },
     };
-    uint32_t share[5], few = 1100 * 1000 / (3000 + NS_WORKING_FEW - 1);
+    uint32_t share[5], few = DIV_ROUND_UP(1100 * 1000,
+                                           3000 + NS_WORKING_FEW - 1);
 
     g_assert_true(ns_working_shares(seen, 5, true, share));
     g_assert_cmpuint(share[0], ==, 1000);
@@ -234,7 +235,8 @@ static void test_measured(void)
     fake.bytes = CHUNK;
     look(w, 0);
     g_assert_true(ns_working_result(w, t, &share, &window));
-    g_assert_cmpuint(share, ==, 250 + 750 * NS_WORKING_UNSEEN / 1000);
+    g_assert_cmpuint(share, ==, 250 +
+                    DIV_ROUND_UP(750 * NS_WORKING_UNSEEN, 1000));
     ns_working_free(w);
 
     /* Nothing is used: nothing is known, but the window was too short. */
@@ -325,7 +327,8 @@ static void test_real(void)
                         i < NS_WORKING_LOOKS ? i + 1 : INT64_MAX);
     }
     g_assert_true(ns_working_result(w, t, &share, &window));
-    g_assert_cmpuint(share, ==, 250 + 750 * NS_WORKING_UNSEEN / 1000);
+    g_assert_cmpuint(share, ==, 250 +
+                    DIV_ROUND_UP(750 * NS_WORKING_UNSEEN, 1000));
     ns_working_free(w);
     g_assert_cmpuint(*(uint8_t *)(uintptr_t)memory.addr, ==, NS_WORKING_LOOKS);
 }
